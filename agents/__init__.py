@@ -1,0 +1,15 @@
+"""The learners, one file a method. Names are registered here; classes are imported when they are used."""
+
+from clenv.registry import register_agent
+
+if __name__ != "clenv.agents":
+    raise ImportError(f"import this package as clenv.agents, not as {__name__}")
+
+for _name, _path in {
+    "blind-last": "clenv.agents.blind:BlindLast",
+    "blind-task": "clenv.agents.blind:BlindTask",
+    "finetune": "clenv.agents.finetune:Finetune",
+    "hat": "clenv.agents.hat:HAT",
+    "independent": "clenv.agents.independent:Independent",
+}.items():
+    register_agent(_name, _path)

@@ -1,0 +1,75 @@
+"""clenv: a gym-style world for continual learning with forgetting on purpose."""
+
+from clenv.agent import Agent, NoHyperparameters, Outcome
+from clenv.env import ContinualEnv
+from clenv.errors import (
+    CapabilityError,
+    CheckpointError,
+    ClenvError,
+    ClenvWarning,
+    DataError,
+    PredictionError,
+    ProtocolError,
+    SettingsError,
+    UnknownNameError,
+)
+from clenv.evaluation import Evaluation, Retention
+from clenv.events import Exactness, Permanence, Receipt, Refusal, UnlearnRequest, VisitBegin, VisitEnd
+from clenv.registry import agent_names, make, make_agent, register, register_agent, scenario_ids
+from clenv.requests import CLPU, RandomRequests, Requests, Script, permanent, unlearn
+from clenv.run import Record, resume, run
+from clenv.score import Score
+from clenv.settings import Settings, StreamSpec
+from clenv.task import Contexts, Scenario, Split, Task
+
+# The composition root: importing these two registers what is built in, by name, and loads no method and no data.
+from clenv import agents, scenarios  # isort: skip
+
+__all__ = [
+    "CLPU",
+    "Agent",
+    "CapabilityError",
+    "CheckpointError",
+    "ClenvError",
+    "ClenvWarning",
+    "Contexts",
+    "ContinualEnv",
+    "DataError",
+    "Evaluation",
+    "Exactness",
+    "NoHyperparameters",
+    "Outcome",
+    "Permanence",
+    "PredictionError",
+    "ProtocolError",
+    "RandomRequests",
+    "Receipt",
+    "Record",
+    "Refusal",
+    "Requests",
+    "Retention",
+    "Scenario",
+    "Score",
+    "Script",
+    "Settings",
+    "SettingsError",
+    "Split",
+    "StreamSpec",
+    "Task",
+    "UnknownNameError",
+    "UnlearnRequest",
+    "VisitBegin",
+    "VisitEnd",
+    "agent_names",
+    "agents",
+    "make",
+    "make_agent",
+    "permanent",
+    "register",
+    "register_agent",
+    "resume",
+    "run",
+    "scenario_ids",
+    "scenarios",
+    "unlearn",
+]

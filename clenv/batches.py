@@ -1,0 +1,106 @@
+"""Which examples a minibatch holds: a function of the seed, the round, the place in it, and the task alone."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clenv.errors import SettingsError
+from clenv.rng import generator
+from clenv.task import Split
+
+Sampling = Literal["shuffle", "iid", "balanced"]
+
+
+class Batches:
+    """Row numbers of minibatch ``j`` of round ``k``.
+
+    ``shuffle``: the round walks through a permutation of the task's training examples, keyed by ``(k, pass)``; one
+    that runs out is followed by the next. ``iid``: with replacement. ``balanced``: equally many of each class, with
+    replacement, in class order. Every minibatch has exactly ``batch_size`` rows.
+
+    Args:
+        seed: Seed of the stream.
+        sampling: How examples are drawn.
+        batch_size: Examples a minibatch.
+        round_length: Minibatches a round.
+        device: Where the row numbers go.
+    """
+
+    def __init__(
+        self, *, seed: int, sampling: Sampling, batch_size: int, round_length: int, device: torch.device
+    ) -> None:
+        self._seed, self._sampling = seed, sampling
+        self._batch_size, self._round_length = batch_size, round_length
+        self._device = device
+        self._cached: tuple[int, int] | None = None
+        self._rows: Tensor = torch.empty(0, dtype=torch.int64)
+
+    def rows(self, split: Split, k: int, j: int) -> Tensor:
+        """Return the rows of minibatch ``j`` of round ``k``, shape ``(batch_size,)``, int64, on the device."""
+        size, count = self._batch_size, len(split)
+        if self._sampling == "shuffle":
+            walk, start = divmod(j * size, count)
+            if start + size > count:  # the minibatch straddles two permutations
+                head = self._pass(split, k, walk)[start:]
+                parts = [head]
+                while (missing := size - sum(map(len, parts))) > 0:
+                    walk += 1
+                    parts.append(self._pass(split, k, walk)[:missing])
+                return torch.cat(parts)
+        else:
+            walk, start = 0, j * size
+        return self._pass(split, k, walk)[start : start + size]
+
+    def _pass(self, split: Split, k: int, walk: int) -> Tensor:
+        """Return all rows of pass ``walk`` through the task in round ``k``, drawn once and kept for the round."""
+        if self._cached != (k, walk):
+            drawn = self._draw(split, k, walk)
+            self._rows = torch.from_numpy(drawn).to(self._device, non_blocking=True)
+            self._cached = (k, walk)
+        return self._rows
+
+    def _draw(self, split: Split, k: int, walk: int) -> NDArray[np.int64]:
+        wanted, count = self._batch_size * self._round_length, len(split)
+        rng = generator(self._seed, "batch", k, walk)
+        if self._sampling == "shuffle":  # a round rarely needs the whole permutation: draw what it walks through
+            return rng.choice(count, size=min(wanted, count), replace=False)
+        if self._sampling == "iid":
+            return rng.integers(0, count, size=wanted)
+        pools = class_rows(split)
+        shots = self._batch_size // len(pools)
+        picks = [pool[rng.integers(0, len(pool), size=(self._round_length, shots))] for pool in pools]
+        return np.concatenate(picks, axis=1).reshape(-1)
+
+
+def class_rows(split: Split) -> list[NDArray[np.int64]]:
+    """Return the rows of each class that occurs in ``split``, in class order."""
+    labels = split.y.cpu().numpy()
+    return [np.flatnonzero(labels == label) for label in np.unique(labels)]
+
+
+def check_batches(split: Split, *, task_id: str, sampling: Sampling, batch_size: int) -> None:
+    """Refuse a task from which no minibatch of exactly ``batch_size`` can be drawn.
+
+    Raises:
+        SettingsError: The task has fewer examples than a minibatch and sampling is without replacement, or a
+            balanced minibatch cannot hold equally many of each class.
+    """
+    if sampling == "shuffle" and len(split) < batch_size:
+        raise SettingsError(
+            f"task {task_id!r} has {len(split)} training examples, fewer than batch_size={batch_size}: "
+            "take a smaller batch_size, or sampling='iid'"
+        )
+    if sampling == "balanced":
+        if split.y.is_floating_point():
+            raise SettingsError(f"task {task_id!r} is a regression: sampling='balanced' needs classes")
+        classes = len(class_rows(split))
+        if batch_size % classes:
+            raise SettingsError(
+                f"task {task_id!r} has {classes} classes, which do not divide batch_size={batch_size}: "
+                "sampling='balanced' needs equally many examples of each"
+            )

@@ -1,0 +1,52 @@
+"""Files that are whole or absent: atomic writes, and checkpoints of plain containers and tensors."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clenv.errors import CheckpointError
+
+_FORMAT = "clenv checkpoint 1"
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` make a file beside ``path``, flush it to disk, and put it in place by one rename.
+
+    Whatever happens, ``path`` holds the old content or the new one, whole.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint atomically."""
+    write_atomically(path, lambda file: torch.save({"format": _FORMAT, **state}, file))
+
+
+def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read a checkpoint, without ever running code from it.
+
+    Raises:
+        CheckpointError: The file is missing, cut short, or no checkpoint of clenv.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path}")
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError) as error:
+        raise CheckpointError(f"the checkpoint {path} is corrupt or was not written by clenv: {error}") from error
+    if not isinstance(state, dict) or state.get("format") != _FORMAT:
+        raise CheckpointError(f"{path} is not a checkpoint of this version of clenv: expected {_FORMAT!r}")
+    return state

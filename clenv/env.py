@@ -1,0 +1,813 @@
+"""The world as a Gymnasium environment: shows minibatches, scores predictions, reveals targets, delivers events."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any, Literal, SupportsFloat
+
+import gymnasium
+import numpy as np
+import torch
+import torch.nn.functional as F
+from gymnasium import spaces
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clenv.agent import Agent, Outcome
+from clenv.batches import Batches, check_batches
+from clenv.errors import (
+    CheckpointError,
+    ClenvError,
+    ClenvWarning,
+    DataError,
+    PredictionError,
+    SettingsError,
+    UnknownNameError,
+    nearest,
+)
+from clenv.evaluation.retention import Evaluation
+from clenv.events import (
+    Event,
+    Exactness,
+    Permanence,
+    Receipt,
+    Refusal,
+    UnlearnRequest,
+    VisitBegin,
+    VisitEnd,
+    event_from_plain,
+    event_to_plain,
+)
+from clenv.ledger import Ledger
+from clenv.requests import RecordedPermanence, Requests
+from clenv.rng import generator
+from clenv.score import Score
+from clenv.settings import Settings, StreamSpec, expected_occurrences
+from clenv.stream import ContextPlan, OsakaPlan, Plan, RecordedPlan, ScriptedPlan
+from clenv.task import Scenario, Split, Task
+from clenv.timeline import Recording, Timeline
+
+Learner = Agent | Callable[[Tensor, int | None], Tensor]
+_ENDLESS = 2**31  # upper end of task indices where the number of tasks is not known
+
+
+class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
+    """A stream of tasks that come back, become permanent, and must be unlearned.
+
+    ``step`` takes either predictions (an array or tensor in ``action_space``; targets and events come back in
+    ``info``) or an `Agent`, and then plays one whole turn with it: the agent answers, is scored, is shown the
+    targets, and receives the events due. The reward is minus the minibatch's loss.
+
+    Observations are dicts: ``x``: inputs, float32 ``(batch_size, *input_shape)``; ``task``: task index, -1 if hidden;
+    ``position``: minibatch within its round. They hold NumPy arrays; on the agent path ``x`` stays a tensor on the
+    device.
+
+    Args:
+        scenario: Tasks, or a `Scenario`.
+        settings: How the stream is made of them.
+        render_mode: ``rgb_array`` or None.
+        recording: A recorded stream to play again instead of sampling one.
+        without: Numbers of the recorded visits to leave out.
+
+    Attributes:
+        score: Online score of the stream since the last reset.
+        receipts: Every unlearning request delivered to an agent, with the agent's receipt.
+
+    Raises:
+        SettingsError: The settings do not fit the tasks.
+        DataError: The tasks do not fit together.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}
+
+    def __init__(
+        self,
+        scenario: Scenario | Sequence[Task],
+        settings: Settings | None = None,
+        *,
+        render_mode: Literal["rgb_array"] | None = None,
+        recording: Recording | None = None,
+        without: Collection[int] = (),
+    ) -> None:
+        if render_mode not in {None, "rgb_array"}:
+            raise SettingsError(f"render_mode={render_mode!r}: expected 'rgb_array' or None")
+        self.settings = settings or Settings()
+        self.scenario = scenario if isinstance(scenario, Scenario) else Scenario(tuple(scenario))
+        self.render_mode = render_mode
+        self.score = Score()
+        self.receipts: list[tuple[UnlearnRequest, Receipt]] = []
+        self._device = torch.device(self.settings.device)
+        self._recording, self._without = recording, frozenset(without)
+        self._tasks: list[_Shown] = []
+        self._index: dict[str, int] = {}
+        self._streamed = 0  # how many tasks are in the repository; those of the pre-training phase follow
+        self._classes: dict[str, int] = {}
+        self._load_tasks()
+        self.stream_spec = self._spec()
+        self.observation_space = self._observation_space()
+        self.action_space = spaces.Box(
+            -np.inf, np.inf, (self.settings.batch_size, self.stream_spec.output_size), np.float32
+        )
+        self._timeline: Timeline | None = None
+        self._seed = 0
+
+    # Construction
+
+    def _load_tasks(self) -> None:
+        given, settings = self.scenario.tasks, self.settings
+        if isinstance(given, Sequence):
+            tasks = self._weighted(list(given))
+            self._streamed = len(tasks)
+            if settings.pretrain_steps:
+                if not self.scenario.pretrain_tasks:
+                    raise SettingsError(
+                        f"pretrain_steps={settings.pretrain_steps}, but the scenario has no pre-training tasks"
+                    )
+                tasks += self.scenario.pretrain_tasks
+        else:
+            for name in ("schedule", "weights", "ood_tasks", "pretrain_steps"):
+                if getattr(settings, name):
+                    raise SettingsError(f"{name} is set, but the scenario samples endless contexts: expected none")
+            if settings.paradigm == "class":
+                raise SettingsError("paradigm='class' needs a finite number of classes, not endless contexts")
+            tasks = [given.sample(generator(0, "probe"))]
+        if not tasks:
+            raise SettingsError("the repository is empty: expected at least one task")
+        for task in tasks:
+            self._check(task, tasks[0])
+        if not isinstance(given, Sequence):
+            self._probe = _Shown(tasks[0], self._device, None)
+            return
+        self._name_classes(tasks)
+        moved: dict[int, Split] = {}
+        self._tasks = [_Shown(task, self._device, self._targets(task), moved) for task in tasks]
+        self._index = {task.id: number for number, task in enumerate(tasks)}
+        if len(self._index) < len(tasks):
+            twice = next(task.id for number, task in enumerate(tasks) if self._index[task.id] != number)
+            raise DataError(f"two tasks are called {twice!r}: expected unique ids")
+        self._probe = self._tasks[0]
+        self._warn_about_recurrence()
+
+    def _weighted(self, tasks: list[Task]) -> list[Task]:
+        """Apply the weights and add the out-of-distribution tasks with their total probability."""
+        settings = self.settings
+        if settings.weights is not None:
+            if len(settings.weights) != len(tasks):
+                raise SettingsError(
+                    f"weights has {len(settings.weights)} entries, expected one for each of {len(tasks)} tasks"
+                )
+            tasks = [replace(task, weight=float(w)) for task, w in zip(tasks, settings.weights, strict=True)]
+        extra = settings.ood_tasks
+        if not extra:
+            return tasks
+        if isinstance(extra, str):
+            raise SettingsError(f"ood_tasks={extra!r} names a scenario: make the environment with clenv.make")
+        inner, outer = sum(t.weight for t in tasks), sum(t.weight for t in extra)
+        q = settings.ood_probability
+        return [replace(t, weight=t.weight / inner * (1 - q)) for t in tasks] + [
+            replace(t, weight=t.weight / outer * q, group="ood") for t in extra
+        ]
+
+    def _check(self, task: Task, first: Task) -> None:
+        if task.input_shape != first.input_shape:
+            raise DataError(
+                f"task {task.id!r} has inputs of shape {task.input_shape}, but task {first.id!r} has "
+                f"{first.input_shape}: expected one shape in a repository"
+            )
+        if task.loss != first.loss:
+            raise DataError(f"task {task.id!r} has loss {task.loss}, but task {first.id!r} has {first.loss}")
+        if task.loss == "mse" and self.settings.paradigm == "class":
+            raise SettingsError(f"paradigm='class' needs classes, but task {task.id!r} is a regression")
+        check_batches(
+            task.train,
+            task_id=task.id,
+            sampling=self.settings.sampling,
+            batch_size=self.settings.batch_size,
+        )
+
+    def _name_classes(self, tasks: Sequence[Task]) -> None:
+        for task in tasks:
+            for name in _class_names(task):
+                self._classes.setdefault(name, len(self._classes))
+
+    def _targets(self, task: Task) -> Tensor | None:
+        """Return the map from the task's labels to global ones; None if labels stay local."""
+        if self.settings.paradigm != "class":
+            return None
+        return torch.tensor([self._classes[name] for name in _class_names(task)], device=self._device)
+
+    def _warn_about_recurrence(self) -> None:
+        settings, tasks = self.settings, self._tasks[: self._streamed]
+        if settings.schedule or self._schedule_of_requests() or self._recording is not None:
+            return
+        if len(tasks) == 1:
+            warnings.warn("one task only: no switch is possible", ClenvWarning, stacklevel=5)
+        elif settings.horizon is not None and settings.alpha < 1:
+            expected = expected_occurrences(
+                horizon=settings.horizon,
+                alpha=settings.alpha,
+                switch=settings.switch,
+                round_length=settings.round_length,
+                weights=[shown.task.weight for shown in tasks],
+            )
+            if expected < 2:
+                warnings.warn(
+                    f"a task is expected to be visited {expected:.2g} times in {settings.horizon} steps, so that "
+                    "hardly any comes back: take a longer horizon, shorter rounds, a lower alpha or fewer tasks",
+                    ClenvWarning,
+                    stacklevel=5,
+                )
+
+    def _spec(self) -> StreamSpec:
+        settings, task = self.settings, self._probe.task
+        finite = bool(self._tasks)
+        sizes = tuple(self._outputs(shown) for shown in self._tasks) if finite else None
+        return StreamSpec(
+            input_shape=task.input_shape,
+            output_size=max(sizes) if sizes else task.outputs,
+            output_sizes=sizes,
+            loss=task.loss,
+            paradigm=settings.paradigm,
+            task_labels=settings.task_labels,
+            announce_switches=settings.announce_switches,
+            batch_size=settings.batch_size,
+            round_length=settings.round_length,
+            horizon=settings.horizon,
+            tasks=len(self._tasks) if finite else None,
+            label_delay=settings.label_delay,
+            pretrain_steps=settings.pretrain_steps,
+        )
+
+    def _outputs(self, shown: _Shown) -> int:
+        return len(self._classes) if self.settings.paradigm == "class" else shown.task.outputs
+
+    def _observation_space(self) -> spaces.Dict:
+        spec = self.stream_spec
+        hidden = spec.task_labels != "given"
+        tasks = 0 if hidden else (_ENDLESS if spec.tasks is None else spec.tasks)
+        return spaces.Dict(
+            {
+                "x": spaces.Box(-np.inf, np.inf, (spec.batch_size, *spec.input_shape), np.float32),
+                "task": spaces.Discrete(tasks + 1, start=-1),
+                "position": spaces.Discrete(spec.round_length),
+            }
+        )
+
+    # Gymnasium
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Begin a stream.
+
+        Args:
+            seed: The stream is a pure function of it (and of the events). None: drawn from ``np_random``.
+            options: Ignored.
+
+        Returns:
+            The first observation and an empty info.
+        """
+        super().reset(seed=seed)
+        del options
+        if self._recording is not None:
+            seed = self._recording.seed
+        elif seed is None:
+            seed = int(self.np_random.integers(2**31))
+        self._start(seed)
+        self._undelivered = list(self.timeline.begin())
+        self._open_scores(self._undelivered)
+        self._show()
+        return self._as_numpy(), {}
+
+    def _start(self, seed: int) -> None:
+        """Make everything that is a function of the seed."""
+        settings = self.settings
+        self._seed = seed
+        self.score = Score()
+        self.receipts = []
+        self._pending: deque[tuple[int, int, int, int, float]] = deque()
+        if not self.stream_spec.tasks:
+            self._tasks, self._index = [], {}
+        self._batches = Batches(
+            seed=seed,
+            sampling=settings.sampling,
+            batch_size=settings.batch_size,
+            round_length=settings.round_length,
+            device=self._device,
+        )
+        ledger = Ledger(
+            [shown.task.id for shown in self._tasks],
+            recurrence=settings.recurrence,
+            deadline=settings.deadline if self._recording is None else None,
+            absent=range(self._streamed, len(self._tasks)),
+        )
+        self._timeline = Timeline(
+            self._plan(seed, ledger),
+            ledger,
+            self._requests(),
+            seed=seed,
+            horizon=settings.horizon if self._recording is None else None,
+            pretrain_steps=settings.pretrain_steps,
+            index=self.task_index,
+        )
+
+    def _plan(self, seed: int, ledger: Ledger) -> Plan:
+        settings = self.settings
+        if self._recording is not None:
+            kept = [visit for n, visit in enumerate(self._recording.visits) if n not in self._without]
+            return RecordedPlan(kept, round_length=settings.round_length)
+        schedule = settings.schedule or self._schedule_of_requests()
+        if schedule:
+            return ScriptedPlan([self.task_index(task) for task in schedule], round_length=settings.round_length)
+        if not isinstance(self.scenario.tasks, Sequence):
+
+            def sample(rng: np.random.Generator) -> int:
+                return self._meet(self.scenario.tasks.sample(rng), ledger)  # type: ignore[union-attr]
+
+            return ContextPlan(sample, alpha=settings.alpha, round_length=settings.round_length, seed=seed)
+        streamed = [shown.task for shown in self._tasks[: self._streamed]]
+        return OsakaPlan(
+            [task.id for task in streamed],
+            [task.weight for task in streamed],
+            alpha=settings.alpha,
+            switch=settings.switch,
+            round_length=settings.round_length,
+            seed=seed,
+            pretrain_ids=[shown.task.id for shown in self._tasks[self._streamed :]],
+            pretrain_steps=settings.pretrain_steps,
+        )
+
+    def _schedule_of_requests(self) -> tuple[int | str, ...] | None:
+        return self.settings.requests.schedule if self.settings.requests is not None else None
+
+    def _requests(self) -> Requests | None:
+        if self._recording is not None:
+            return _recorded_permanence(self._recording.events)
+        policy = self.settings.requests
+        for task in policy.tasks_named() if policy is not None and self._tasks else ():
+            self.task_index(task)
+        return policy
+
+    def _meet(self, task: Task, ledger: Ledger) -> int:
+        """Return the index of a context, a new one if it was never met."""
+        if task.id not in self._index:
+            self._index[task.id] = len(self._tasks)
+            self._tasks.append(_Shown(task, self._device, None))
+            ledger.add(task.id)
+        return self._index[task.id]
+
+    @property
+    def timeline(self) -> Timeline:
+        """State and record of the stream: round, visit, ledger, events.
+
+        Raises:
+            ClenvError: The environment was not reset.
+        """
+        if self._timeline is None:
+            raise ClenvError("the stream has not begun: call reset() first")
+        return self._timeline
+
+    @property
+    def ledger(self) -> Ledger:
+        """Status of the tasks: permanent, unlearned, remaining."""
+        return self.timeline.ledger
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks, by index; of an endless scenario those met so far."""
+        return tuple(shown.task for shown in self._tasks)
+
+    def task_index(self, task: int | str) -> int:
+        """Return the index of a task given by id or index.
+
+        Raises:
+            UnknownNameError: There is no such task.
+        """
+        if isinstance(task, str):
+            if task not in self._index:
+                raise UnknownNameError(f"there is no task {task!r}.{nearest(task, self._index)}")
+            return self._index[task]
+        if not 0 <= task < len(self._tasks):
+            raise UnknownNameError(f"there is no task {task}: expected 0 to {len(self._tasks) - 1}")
+        return int(task)
+
+    def step(self, action: Any) -> tuple[dict[str, Any], SupportsFloat, bool, bool, dict[str, Any]]:
+        """Play one step.
+
+        Args:
+            action: Predictions of shape ``(batch_size, output_size)``, or an `Agent` that plays the turn.
+
+        Returns:
+            Observation, reward (minus the loss), terminated, truncated, info. ``info`` holds ``step``, ``loss``,
+            ``accuracy`` (nan for regression) and ``events``; with predictions also ``outcomes``, the targets that
+            were revealed (`Outcome` records; several or none if labels are delayed), and only those events that a
+            learner is told. With an agent also ``figures``, what its ``observe`` returned. When the stream is over,
+            ``reason`` says why.
+
+        Raises:
+            PredictionError: The predictions have the wrong type, shape or device.
+            ProtocolError: A scripted request broke the protocol.
+            ClenvError: The stream is over or has not begun.
+        """
+        timeline = self.timeline
+        if timeline.finished is not None:
+            raise ClenvError(f"the stream is over ({timeline.finished}): call reset()")
+        if not isinstance(action, Agent):
+            outcomes = self._play(self._to_tensor(action))
+            events = self._close()
+            outcomes += self._flush()
+            told = [masked for event in events if (masked := self._masked(event)) is not None]
+            info = self._info(told)
+            info["outcomes"] = outcomes
+            return self._as_numpy(), -self._loss, *self._over(), info
+        if action.process != os.getpid():
+            raise ClenvError(
+                "this agent was made in another process, where its owner would never see what it learns here: "
+                "do not send agents through AsyncVectorEnv, use predictions or one environment a process"
+            )
+        if self._undelivered:
+            self._deliver(action, self._undelivered)
+            self._undelivered = []
+        figures = None
+        for outcome in self._play(action.step(self._observation)):
+            figures = action.observe(outcome)
+        events = self._close()
+        if events:
+            self._deliver(action, events)
+        for outcome in self._flush():
+            figures = action.observe(outcome)
+        info = self._info(events)
+        info["figures"] = figures
+        return self._observation, -self._loss, *self._over(), info
+
+    # One turn
+
+    def _show(self) -> None:
+        """Take out the minibatch of the step that is about to be played."""
+        timeline = self._timeline
+        assert timeline is not None  # noqa: S101  # for the type checker: called after reset
+        current = timeline.round
+        self._shown = shown = self._tasks[current.task]
+        rows = self._batches.rows(shown.train, current.number, timeline.position)
+        self._x = shown.task.inputs(shown.train, rows)
+        self._y = shown.targets(shown.train, rows)
+        given = self.settings.task_labels == "given"
+        self._observation = {
+            "x": self._x,
+            "task": current.task if given else -1,
+            "position": timeline.position,
+        }
+
+    def _to_tensor(self, action: Any) -> Tensor:
+        if not isinstance(action, np.ndarray | Tensor):
+            raise PredictionError(
+                f"step was given a {type(action).__name__}: expected an Agent, or predictions as a NumPy array or tensor "
+                f"of shape {self.action_space.shape}"
+            )
+        return torch.as_tensor(action, device=self._device).detach()
+
+    def _play(self, predictions: Tensor) -> list[Outcome]:
+        """Score predictions and return the targets that are revealed now."""
+        timeline, shown, y = self.timeline, self._shown, self._y
+        if predictions.shape != self.action_space.shape or not predictions.is_floating_point():
+            raise PredictionError(
+                f"step {timeline.step}: predictions of shape {tuple(predictions.shape)} and type {predictions.dtype}, "
+                f"expected floating-point numbers of shape {self.action_space.shape}"
+            )
+        outputs = self.stream_spec.outputs(timeline.round.task)
+        if outputs != predictions.shape[1]:
+            predictions = predictions[:, :outputs]
+        if shown.task.loss == "mse":
+            loss, accuracy = F.mse_loss(predictions, y), math.nan
+        else:
+            loss = F.cross_entropy(predictions, y)
+            accuracy = (predictions.argmax(1) == y).sum().item() / len(y)
+        value = loss.item()
+        self._loss, self._accuracy = value, accuracy
+        if timeline.step >= 0:
+            self.score.add(value, accuracy)
+        if not math.isfinite(value):
+            self.score.diverged, timeline.finished = timeline.step, "diverged: the loss is not finite"
+            return []
+        if self.settings.label_delay:
+            current = timeline.round
+            self._pending.append((timeline.step, current.task, current.number, timeline.position, value))
+            due = self._pending[0][0] <= timeline.step - self.settings.label_delay
+            return [self._late(*self._pending.popleft())] if due else []
+        told = None if self.settings.task_labels == "hidden" else timeline.round.task
+        return [Outcome(timeline.step, self._x, y, told, outputs, loss)]
+
+    def _late(self, step: int, task: int, k: int, position: int, value: float) -> Outcome:
+        """Take out an earlier minibatch again: it is a function of its place."""
+        shown = self._tasks[task]
+        rows = self._batches.rows(shown.train, k, position)
+        told = None if self.settings.task_labels == "hidden" else task
+        outputs = self.stream_spec.outputs(task)
+        x, y = shown.task.inputs(shown.train, rows), shown.targets(shown.train, rows)
+        return Outcome(step, x, y, told, outputs, torch.tensor(value, device=self._device))
+
+    def _flush(self) -> list[Outcome]:
+        """Return the outcomes still pending when the stream is over."""
+        if not self._pending or self.timeline.finished is None or self.score.diverged is not None:
+            return []
+        outcomes = [self._late(*entry) for entry in self._pending]
+        self._pending.clear()
+        return outcomes
+
+    def _close(self) -> Sequence[Event]:
+        """Let the events of this step fall, and move on to the next."""
+        timeline = self.timeline
+        self._step = timeline.step
+        if timeline.finished is not None:
+            return ()
+        events = timeline.advance()
+        if events:
+            self._open_scores(events)
+            for event in events:
+                if isinstance(event, UnlearnRequest) and self._pending:
+                    self._pending = deque(e for e in self._pending if e[1] not in event.tasks)
+        if timeline.finished is None:
+            self._show()
+        return events
+
+    def _open_scores(self, events: Sequence[Event]) -> None:
+        """File what comes under the visit it belongs to."""
+        for event in events:
+            if isinstance(event, VisitEnd) and event.step >= 0:
+                self.score.close(event.step + 1)
+            elif isinstance(event, VisitBegin) and event.step >= 0:
+                task = self.timeline.round.task
+                assert event.occurrence is not None  # noqa: S101  # for the type checker: not masked yet
+                name = self.ledger.name(task)
+                self.score.begin(name, self._tasks[task].task.group, event.occurrence, event.step)
+
+    def _deliver(self, agent: Agent, events: Sequence[Event]) -> None:
+        """Tell the agent what it may know, in order."""
+        for event in events:
+            masked = self._masked(event)
+            if isinstance(masked, VisitBegin):
+                agent.on_visit_begin(masked)
+            elif isinstance(masked, VisitEnd):
+                agent.on_visit_end(masked)
+            elif isinstance(masked, Permanence):
+                agent.on_permanence(masked)
+            elif isinstance(masked, UnlearnRequest):
+                start = time.perf_counter()
+                receipt = agent.unlearn(masked)
+                self.receipts.append((masked, replace(receipt, seconds=time.perf_counter() - start)))
+
+    def _masked(self, event: Event) -> Event | None:
+        """Return the event as a learner may see it; None if it may not."""
+        labels = self.settings.task_labels
+        if isinstance(event, VisitBegin | VisitEnd):
+            if not self.settings.announce_switches:
+                return None
+            if labels == "hidden" or (labels == "train-only" and isinstance(event, VisitBegin)):
+                return replace(event, task=None, occurrence=None)
+        return None if isinstance(event, Refusal) else event
+
+    def _info(self, events: Sequence[Event]) -> dict[str, Any]:
+        info: dict[str, Any] = {
+            "step": self._step,
+            "loss": self._loss,
+            "accuracy": self._accuracy,
+            "events": tuple(events),
+        }
+        if self.timeline.finished is not None:
+            info["reason"] = self.timeline.finished
+        return info
+
+    def _over(self) -> tuple[bool, bool]:
+        timeline = self.timeline
+        return timeline.finished is not None and not timeline.truncated, timeline.truncated
+
+    def _as_numpy(self) -> dict[str, Any]:
+        return {**self._observation, "x": self._x.cpu().numpy()}
+
+    # Held-out data
+
+    def evaluate(
+        self,
+        learner: Learner,
+        tasks: Collection[int | str] | None = None,
+        *,
+        split: Literal["test", "validation", "train"] = "test",
+        examples: int | None = 256,
+    ) -> Evaluation:
+        """Measure a learner on held-out data, without changing it.
+
+        An evaluation on the test split is also kept in ``score.retention``, which derives forgetting and transfer.
+
+        Args:
+            learner: An `Agent`, or a function of inputs and task index (None if hidden) that returns predictions.
+            tasks: Ids or indices; None: R(t), the tasks seen and not unlearned.
+            split: Which split.
+            examples: Use a fixed subsample of this size, drawn once a task; None: the whole split.
+
+        Returns:
+            Loss and accuracy by task name.
+        """
+        played = self._played()
+        chosen = played if tasks is None else [self.task_index(task) for task in tasks]
+        loss: dict[str, float] = {}
+        accuracy: dict[str, float] = {}
+        predict = learner.predict if isinstance(learner, Agent) else learner
+        with torch.no_grad():
+            for task in chosen:
+                name = self.ledger.name(task)
+                loss[name], hits = self._measure(predict, task, split, examples)
+                if not math.isnan(hits):
+                    accuracy[name] = hits
+        current, ended = self._visited()
+        names = tuple(self.ledger.name(task) for task in played)
+        evaluation = Evaluation(max(self._steps_played(), 0), current, names, loss, accuracy, ended)
+        if split == "test":
+            self.score.retention.add(evaluation)
+        return evaluation
+
+    def _measure(
+        self,
+        predict: Callable[[Tensor, int | None], Tensor],
+        task: int,
+        split: Literal["test", "validation", "train"],
+        examples: int | None,
+    ) -> tuple[float, float]:
+        shown = self._tasks[task]
+        data = shown.split(split)
+        rows = shown.subsample(split, examples)
+        x, y = shown.task.inputs(data, rows), shown.targets(data, rows)
+        told = task if self.settings.task_labels == "given" else None
+        predictions = predict(x, told)
+        if tuple(predictions.shape) != (len(x), self.stream_spec.output_size):
+            raise PredictionError(
+                f"evaluation of task {shown.task.id!r}: predictions of shape {tuple(predictions.shape)}, expected "
+                f"{(len(x), self.stream_spec.output_size)}"
+            )
+        predictions = predictions[:, : self.stream_spec.outputs(task)]
+        if shown.task.loss == "mse":
+            return F.mse_loss(predictions, y).item(), math.nan
+        return F.cross_entropy(predictions, y).item(), (predictions.argmax(1) == y).float().mean().item()
+
+    def _steps_played(self) -> int:
+        """Steps of the stream before this moment."""
+        timeline = self.timeline
+        return timeline.step + (timeline.finished is not None)
+
+    def _played(self) -> list[int]:
+        """R(t) without a task whose first visit is about to begin: not a minibatch of it was shown."""
+        timeline = self.timeline
+        upcoming = timeline.round.task if not timeline.played else None
+        return [t for t in self.ledger.remaining if t != upcoming or len(self.ledger.visits(t)) > 1]
+
+    def _visited(self) -> tuple[str | None, dict[str, int]]:
+        """Return the name of the task visited last and how many visits of each remaining task have ended."""
+        timeline, visits = self.timeline, self.score.visits
+        running = len(timeline.visits) - 1 if timeline.finished is None else None
+        scored = visits[:-1] if visits and not timeline.played else visits
+        ended = {
+            self.ledger.name(task): sum(number != running for number in self.ledger.visits(task))
+            for task in self._played()
+        }
+        return (scored[-1].task if scored else None), ended
+
+    # Replays
+
+    def recording(self) -> Recording:
+        """Return what the stream did so far, enough to play it again."""
+        return self.timeline.recording()
+
+    def replay(self, without: Collection[int] = ()) -> ContinualEnv:
+        """Return an environment that plays this stream again, with some visits left out and no request repeated.
+
+        All other minibatches are bit-identical, and keep their step numbers; permanence is delivered as recorded.
+
+        Args:
+            without: Numbers of the visits to leave out, e.g. ``env.timeline.unlearned_visits``.
+        """
+        return ContinualEnv(self.scenario, self.settings, recording=self.recording(), without=without)
+
+    # Pictures
+
+    def render(self, mode: Literal["rgb_array"] | None = None) -> NDArray[np.uint8] | None:
+        """Draw the stream so far: tasks over time, events, running loss.
+
+        Args:
+            mode: ``rgb_array``; None: the ``render_mode`` of construction.
+
+        Returns:
+            Pixels, uint8 ``(height, width, 3)``; None if no mode was chosen.
+        """
+        if (mode or self.render_mode) is None:
+            return None
+        from clenv.draw import draw_stream, to_pixels
+
+        return to_pixels(draw_stream(self, {"loss": self.score.losses}))
+
+    # State
+
+    def fingerprint(self) -> str:
+        """Return a hash of everything that the stream is a function of, but the seed."""
+        settings = {name: value for name, value in vars(self.settings).items() if name not in {"device", "ood_tasks"}}
+        sizes = [(shown.task.id, len(shown.task.train), shown.task.weight) for shown in self._tasks[: self._streamed]]
+        text = repr((settings, sizes, self.stream_spec.input_shape))
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the stream and its score as plain containers and tensors."""
+        return {
+            "fingerprint": self.fingerprint(),
+            "seed": self._seed,
+            "contexts": [] if self.stream_spec.tasks else [shown.task.id for shown in self._tasks],
+            "timeline": self.timeline.state_dict(),
+            "score": self.score.state_dict(),
+            "pending": [list(entry) for entry in self._pending],
+            "undelivered": [event_to_plain(event) for event in self._undelivered],
+            "receipts": [
+                [event_to_plain(request), {**asdict(receipt), "level": int(receipt.level)}]
+                for request, receipt in self.receipts
+            ],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises:
+            CheckpointError: The state belongs to another scenario or other settings.
+        """
+        if state["fingerprint"] != self.fingerprint():
+            raise CheckpointError("this state belongs to a stream of another scenario or with other settings")
+        self._start(int(state["seed"]))
+        if not self.stream_spec.tasks:
+            source = self.scenario.tasks
+            assert not isinstance(source, Sequence)  # noqa: S101  # for the type checker
+            self._tasks = [_Shown(source.restore(name), self._device, None) for name in state["contexts"]]
+            self._index = {name: number for number, name in enumerate(state["contexts"])}
+        self.timeline.load_state_dict(state["timeline"])
+        self.score.load_state_dict(state["score"])
+        self._pending = deque(tuple(entry) for entry in state["pending"])
+        self._undelivered = [event_from_plain(event) for event in state["undelivered"]]
+        self.receipts = []
+        for request, receipt in state["receipts"]:
+            event = event_from_plain(request)
+            assert isinstance(event, UnlearnRequest)  # noqa: S101  # for the type checker
+            fields = {**receipt, "level": Exactness(receipt["level"]), "changed": tuple(receipt["changed"])}
+            self.receipts.append((event, Receipt(**fields)))
+        self._show()
+
+
+class _Shown:
+    """A task as the environment shows it: data on the device, labels local or global."""
+
+    def __init__(
+        self, task: Task, device: torch.device, labels: Tensor | None, moved: dict[int, Split] | None = None
+    ) -> None:
+        moved = {} if moved is None else moved  # tasks may share their data: move it once
+        self.task = task
+        self._splits = {name: moved.setdefault(id(split), split.to(device)) for name, split in task.splits().items()}
+        self.train = self._splits["train"]
+        self._labels = labels
+        self._rows: dict[tuple[str, int], Tensor] = {}
+
+    def targets(self, split: Split, rows: Tensor | None) -> Tensor:
+        """Return the targets at ``rows`` (all if None)."""
+        y = split.y if rows is None else split.y.index_select(0, rows)
+        return y if self._labels is None else self._labels[y]
+
+    def split(self, name: str) -> Split:
+        """Return a split by name."""
+        if name not in self._splits:
+            raise DataError(f"task {self.task.id!r} has no {name} split: it has {', '.join(self._splits)}")
+        return self._splits[name]
+
+    def subsample(self, name: str, examples: int | None) -> Tensor | None:
+        """Return the rows of the task's fixed subsample; None for all rows."""
+        split = self.split(name)
+        if examples is None or examples >= len(split):
+            return None
+        if (name, examples) not in self._rows:
+            rng = generator(0, "evaluation", self.task.id, name)
+            rows = np.sort(rng.choice(len(split), size=examples, replace=False))
+            self._rows[name, examples] = torch.from_numpy(rows).to(split.x.device)
+        return self._rows[name, examples]
+
+
+def _class_names(task: Task) -> list[str]:
+    """Return names that are equal for equal classes: the task's own, or made up from its id."""
+    if task.classes is not None:
+        return list(task.classes)
+    return [f"{task.id}/{number}" for number in range(task.outputs)]
+
+
+def _recorded_permanence(events: Sequence[Event]) -> RecordedPermanence:
+    permanences = [event for event in events if isinstance(event, Permanence)]
+    return RecordedPermanence(
+        after=[(event.step, event.task) for event in permanences if event.cause == "decision"],
+        begin=[(event.step, event.task) for event in permanences if event.cause != "decision"],
+    )

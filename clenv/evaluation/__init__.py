@@ -1,0 +1,5 @@
+"""What is measured on held-out data."""
+
+from clenv.evaluation.retention import Evaluation, Retention
+
+__all__ = ["Evaluation", "Retention"]

@@ -1,0 +1,277 @@
+"""Names of scenarios and agents: scenarios live in Gymnasium's registry, agents in a table beside it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.metadata import entry_points
+from typing import Any, TypeVar, overload
+
+import gymnasium
+import torch
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs.registration import registry as gymnasium_registry
+
+from clenv.agent import Agent
+from clenv.env import ContinualEnv
+from clenv.errors import CapabilityError, SettingsError, UnknownNameError, nearest
+from clenv.settings import Settings, StreamSpec
+from clenv.task import Scenario, Task
+
+Factory = Callable[..., Scenario | Sequence[Task]]
+FactoryT = TypeVar("FactoryT", bound=Factory)
+_ENTRY_POINT = "clenv.registry:create"
+
+_local_factories: dict[str, Factory] = {}  # factories that no import path leads to, by environment id
+_agents: dict[str, str | type[Agent]] = {}
+
+
+# Scenarios
+
+
+@overload
+def register(env_id: str, factory: FactoryT, **defaults: Any) -> FactoryT: ...
+@overload
+def register(env_id: str, factory: str, **defaults: Any) -> str: ...
+@overload
+def register(env_id: str, factory: None = None, **defaults: Any) -> Callable[[FactoryT], FactoryT]: ...
+def register(env_id: str, factory: Factory | str | None = None, **defaults: Any) -> Any:
+    """Register a scenario under a Gymnasium id; also a decorator.
+
+    Args:
+        env_id: ``namespace/Name-vN``.
+        factory: A function that returns tasks or a `Scenario`, or its path ``module:function``.
+        **defaults: Settings of the stream and arguments of the factory.
+
+    Returns:
+        The factory.
+
+    Example:
+        >>> @register("mylab/Lines-v0", horizon=100)
+        ... def lines(slope: float = 1.0): ...
+    """
+    if factory is None:
+        return lambda made: register(env_id, made, **defaults)
+    path = factory if isinstance(factory, str) else _path(env_id, factory)
+    gymnasium.register(
+        env_id,
+        entry_point=_ENTRY_POINT,
+        kwargs={"factory": path, **defaults},
+        disable_env_checker=True,  # it would complain that an agent's observations stay tensors
+    )
+    return factory
+
+
+def _path(env_id: str, factory: Factory) -> str:
+    name = getattr(factory, "__qualname__", "<>")
+    if "<" in name or not hasattr(factory, "__module__"):
+        _local_factories[env_id] = factory
+        return f"local:{env_id}"
+    if factory.__module__ == "__main__":
+        _local_factories[env_id] = factory
+        return f"__main__:{name}"
+    return f"{factory.__module__}:{name}"
+
+
+def _resolve(path: str) -> Any:
+    """Import ``module:name``."""
+    module, _, name = path.partition(":")
+    if module == "local":
+        if name not in _local_factories:
+            raise UnknownNameError(f"{name} was registered with a local function, which only its own process knows")
+        return _local_factories[name]
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise UnknownNameError(f"{path!r} leads nowhere: {error}") from error
+    return found
+
+
+def create(*, factory: str, render_mode: Any = None, **options: Any) -> ContinualEnv:
+    """Make an environment from a factory's path, settings and factory arguments; Gymnasium calls this.
+
+    Raises:
+        SettingsError: An option is neither a setting nor an argument of the factory.
+    """
+    function = _resolve(factory)
+    arguments = factory_arguments(function)
+    for name in options:
+        if name not in Settings.names() and name not in arguments:
+            raise SettingsError(
+                f"there is no setting or scenario argument {name!r}.{nearest(name, [*Settings.names(), *arguments])}"
+            )
+    settings = Settings().updated(**{k: v for k, v in options.items() if k in Settings.names()})
+    if isinstance(settings.ood_tasks, str):
+        other = _scenario(settings.ood_tasks)
+        settings = replace(settings, ood_tasks=tuple(other))
+    made = function(**{k: v for k, v in options.items() if k in arguments})
+    return ContinualEnv(made, settings, render_mode=render_mode)
+
+
+def factory_arguments(factory: Factory) -> dict[str, inspect.Parameter]:
+    """Return the arguments of a factory, by name."""
+    return dict(inspect.signature(factory).parameters)
+
+
+def _scenario(env_id: str) -> list[Task]:
+    """Return the tasks of a registered scenario with its default arguments."""
+    spec = scenario_spec(env_id)
+    function = _resolve(spec.kwargs["factory"])
+    arguments = factory_arguments(function)
+    made = function(**{k: v for k, v in spec.kwargs.items() if k in arguments})
+    tasks = made.tasks if isinstance(made, Scenario) else made
+    if not isinstance(tasks, Sequence):
+        raise SettingsError(f"ood_tasks={env_id!r} samples endless contexts: expected a finite scenario")
+    return list(tasks)
+
+
+def scenario_spec(env_id: str) -> EnvSpec:
+    """Return the registration of a scenario, loading installed plugins (group ``clenv.scenarios``) if need be.
+
+    Raises:
+        gymnasium.error.UnregisteredEnv: There is no such id; the message names the nearest.
+        UnknownNameError: The id is registered, but is no scenario of clenv.
+    """
+    if env_id not in gymnasium_registry:
+        for plugin in entry_points(group="clenv.scenarios"):
+            plugin.load()
+    spec = gymnasium.spec(env_id)
+    if spec.entry_point != _ENTRY_POINT:
+        raise UnknownNameError(f"{env_id} is a Gymnasium environment, but not a clenv scenario")
+    return spec
+
+
+def scenario_factory(env_id: str) -> Factory:
+    """Return the factory of a registered scenario."""
+    factory: Factory = _resolve(scenario_spec(env_id).kwargs["factory"])
+    return factory
+
+
+def make(env_id: str, *, render_mode: Any = None, **overrides: Any) -> ContinualEnv:
+    """Make the environment of a registered scenario, without wrappers.
+
+    Args:
+        env_id: Gymnasium id, e.g. ``clenv/SplitDigits-v0``.
+        render_mode: ``rgb_array`` or None.
+        **overrides: Settings of the stream (see `Settings`) and arguments of the scenario.
+
+    Raises:
+        gymnasium.error.UnregisteredEnv: There is no such id; the message names the nearest.
+        SettingsError: An override is unknown or out of range.
+    """
+    spec = scenario_spec(env_id)
+    kwargs = {**spec.kwargs, **overrides}
+    env = create(render_mode=render_mode, **kwargs)
+    env.spec = EnvSpec(env_id, entry_point=_ENTRY_POINT, kwargs=kwargs, disable_env_checker=True)
+    return env
+
+
+def scenario_ids() -> list[str]:
+    """Return the ids of all scenarios registered so far and of installed plugins."""
+    for plugin in entry_points(group="clenv.scenarios"):
+        plugin.load()
+    return sorted(spec.id for spec in gymnasium_registry.values() if spec.entry_point == _ENTRY_POINT)
+
+
+# Agents
+
+
+def register_agent(name: str, agent: type[Agent] | str) -> None:
+    """Register an agent under a name.
+
+    Args:
+        name: What `make_agent` and the command line call it.
+        agent: The class, or its path ``module:Class``, imported when it is used.
+    """
+    _agents[name] = agent
+
+
+def agent_names() -> list[str]:
+    """Return the names of all registered agents and of installed plugins (group ``clenv.agents``)."""
+    return sorted({*_agents, *(plugin.name for plugin in entry_points(group="clenv.agents"))})
+
+
+def agent_class(agent: str | type[Agent]) -> type[Agent]:
+    """Return an agent's class by registered name, path ``module:Class``, or itself.
+
+    Raises:
+        UnknownNameError: There is no such agent; the message names the nearest.
+        TypeError: What was found is not an `Agent` class.
+    """
+    found: Any = agent
+    if isinstance(agent, str):
+        found = _agents.get(agent)
+        if found is None:
+            plugins = {plugin.name: plugin for plugin in entry_points(group="clenv.agents")}
+            if agent in plugins:
+                found = plugins[agent].load()
+            elif ":" in agent:
+                found = agent
+            else:
+                raise UnknownNameError(
+                    f"no agent is called {agent!r}.{nearest(agent, agent_names())} A path module:Class works as well."
+                )
+        if isinstance(found, str):
+            found = _resolve(found)
+    if not (isinstance(found, type) and issubclass(found, Agent)):
+        raise TypeError(f"{agent!r} is not an Agent class")
+    return found
+
+
+def make_agent(
+    agent: str | type[Agent],
+    env: gymnasium.Env[Any, Any] | StreamSpec,
+    *,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    **hyperparameters: Any,
+) -> Agent:
+    """Make an agent for a stream, if the stream offers what it needs.
+
+    Args:
+        agent: Registered name, path ``module:Class``, or class.
+        env: The environment (wrapped or not), or its `StreamSpec`.
+        seed: Seed of everything the agent draws.
+        device: Where its tensors live; None: where the environment's data are.
+        **hyperparameters: See the agent's ``Hyperparameters``.
+
+    Raises:
+        CapabilityError: The stream lacks something the agent needs; the message says what.
+        UnknownNameError: There is no such agent.
+        SettingsError: A hyperparameter is unknown or out of range.
+    """
+    cls = agent_class(agent)
+    world = env if isinstance(env, StreamSpec) else env.unwrapped
+    if isinstance(world, ContinualEnv):
+        spec, default = world.stream_spec, world.settings.device
+    elif isinstance(world, StreamSpec):
+        spec, default = world, "cpu"
+    else:
+        raise TypeError(f"make_agent needs a clenv environment or its stream_spec, not {type(world).__name__}")
+    check_capabilities(cls, spec)
+    return cls(spec, seed=seed, device=device or default, **hyperparameters)
+
+
+def check_capabilities(cls: type[Agent], spec: StreamSpec) -> None:
+    """Refuse an agent whose needs a stream does not meet.
+
+    Raises:
+        CapabilityError: The message names the need and the setting that would meet it.
+    """
+    enough = {
+        "never": ("given", "train-only", "hidden"),
+        "train": ("given", "train-only"),
+        "always": ("given",),
+    }
+    if spec.task_labels not in enough[cls.needs_task_labels]:
+        when = "at any time" if cls.needs_task_labels == "always" else "with the targets"
+        raise CapabilityError(
+            f"{cls.__name__} must be told the task {when}, but task_labels={spec.task_labels!r}: "
+            f"expected {' or '.join(map(repr, enough[cls.needs_task_labels]))}"
+        )
+    if cls.needs_pretraining and not spec.pretrain_steps:
+        raise CapabilityError(f"{cls.__name__} needs a pre-training phase, but pretrain_steps=0")

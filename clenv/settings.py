@@ -1,0 +1,214 @@
+"""Settings of a stream, the same for every scenario; and what of them an agent is told before it starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import torch
+
+from clenv.batches import Sampling
+from clenv.errors import SettingsError, nearest
+from clenv.events import Recurrence
+from clenv.requests import Requests, requests_from_plain, requests_to_plain
+from clenv.stream import Switch
+from clenv.task import Loss, Task
+
+Paradigm = Literal["task", "domain", "class"]
+TaskLabels = Literal["given", "train-only", "hidden"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a stream is made from a scenario's tasks.
+
+    Raises:
+        SettingsError: A value is out of range; the message names it and what was expected.
+    """
+
+    alpha: float = 0.9
+    """Probability that a finished round is repeated on the same task, in [0, 1]."""
+    round_length: int = 1
+    """Minibatches a round; 1 is the OSAKA paper's process."""
+    switch: Switch = "other"
+    """After a failed coin: leave for another task, or draw from all of them, the current one included."""
+    batch_size: int = 10
+    """Examples a minibatch."""
+    sampling: Sampling = "shuffle"
+    """Minibatches from permutations of the task, with replacement, or equally many of each class."""
+    horizon: int | None = None
+    """Scored steps of the stream; None: no end."""
+    paradigm: Paradigm = "task"
+    """Task-incremental (a head a task), domain-incremental (one head, shared targets) or class-incremental (one head
+    over all classes, global targets)."""
+    task_labels: TaskLabels = "given"
+    """Task identity given with the inputs, revealed with the targets only, or hidden."""
+    announce_switches: bool = True
+    """Whether begin and end of visits are announced."""
+    label_delay: int = 0
+    """Steps after which the targets of a minibatch arrive."""
+    requests: Requests | None = None
+    """Who asks for permanence and unlearning, and when; None: nobody."""
+    recurrence: Recurrence = "exclude"
+    """Whether an unlearned task leaves the repository or may come back as one never seen."""
+    deadline: int | None = None
+    """Number of newly seen tasks after which a task becomes permanent by itself; None: never."""
+    schedule: tuple[int | str, ...] | None = None
+    """A scripted stream: the task (index or id) of each round; None: the OSAKA process."""
+    weights: tuple[float, ...] | None = None
+    """Sampling weight of each task of the scenario; None: the tasks' own."""
+    ood_tasks: str | tuple[Task, ...] = ()
+    """Out-of-distribution tasks that join the repository: tasks, or the id of a scenario that has them."""
+    ood_probability: float = 0.2
+    """Their total probability in a draw."""
+    pretrain_steps: int = 0
+    """Steps of an unscored phase before the stream, on the scenario's pre-training tasks."""
+    device: str = "cpu"
+    """Where data and losses live."""
+
+    def __post_init__(self) -> None:
+        """Check every range."""
+        for item in fields(self):
+            hint = get_type_hints(type(self))[item.name]
+            if get_origin(hint) is Literal and getattr(self, item.name) not in get_args(hint):
+                options = get_args(hint)
+                given = getattr(self, item.name)
+                raise SettingsError(f"{item.name}={given!r}: expected one of {', '.join(map(repr, options))}")
+        if not _is_number(self.alpha) or not 0 <= self.alpha <= 1:
+            raise SettingsError(f"alpha={self.alpha!r}: expected a probability in [0, 1]")
+        if not _is_number(self.ood_probability) or not 0 < self.ood_probability < 1:
+            raise SettingsError(f"ood_probability={self.ood_probability!r}: expected a number between 0 and 1")
+        for name, least in (
+            ("round_length", 1),
+            ("batch_size", 1),
+            ("horizon", 1),
+            ("label_delay", 0),
+            ("deadline", 0),
+            ("pretrain_steps", 0),
+        ):
+            value = getattr(self, name)
+            if value is None and name in {"horizon", "deadline"}:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise SettingsError(f"{name}={value!r}: expected a whole number >= {least}")
+        if self.schedule is not None and not self.schedule:
+            raise SettingsError("schedule=(): expected at least one round, or None for the OSAKA process")
+        for weight in self.weights or ():
+            if not _is_number(weight) or not 0 < weight < math.inf:
+                raise SettingsError(f"weights: {weight!r} is not allowed, expected numbers > 0")
+        if self.requests is not None and not isinstance(self.requests, Requests):
+            raise SettingsError(
+                f"requests={self.requests!r}: expected a policy such as clenv.RandomRequests(...), or None"
+            )
+        try:
+            torch.device(self.device)
+        except RuntimeError as error:
+            raise SettingsError(f"device={self.device!r}: expected a torch device such as 'cpu' or 'cuda'") from error
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Names of all settings."""
+        return tuple(item.name for item in fields(cls))
+
+    def updated(self, **changes: Any) -> Settings:
+        """Return the settings with changes; lists become tuples, plain request policies become policies.
+
+        Raises:
+            SettingsError: There is no such setting, or a value is out of range.
+        """
+        for name, value in changes.items():
+            if name not in self.names():
+                raise SettingsError(f"there is no setting {name!r}.{nearest(name, self.names())}")
+            if name == "requests" and isinstance(value, dict):
+                changes[name] = requests_from_plain(value)
+            elif isinstance(value, list):
+                changes[name] = tuple(value)
+        return replace(self, **changes)
+
+
+def changes_to_plain(changes: dict[str, Any]) -> dict[str, Any]:
+    """Return settings and factory arguments as JSON can hold them, for run folders.
+
+    Raises:
+        SettingsError: A value has no written form (tasks given as objects, a policy of one's own).
+    """
+    plain: dict[str, Any] = {}
+    for name, value in changes.items():
+        if isinstance(value, Requests):
+            plain[name] = requests_to_plain(value)
+        elif isinstance(value, tuple | list):
+            plain[name] = [_scalar(name, item) for item in value]
+        elif isinstance(value, dict):
+            plain[name] = value
+        else:
+            plain[name] = _scalar(name, value)
+    return plain
+
+
+def _scalar(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise SettingsError(f"{name}={value!r} cannot be written down: a run in a folder needs plain settings")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class StreamSpec:
+    """What an agent is told before the stream starts.
+
+    Attributes:
+        input_shape: Shape of one input.
+        output_size: Columns of a prediction.
+        output_sizes: Columns that count, by task (all of them in the class-incremental paradigm); None: the number
+            of tasks is not known.
+        loss: ``cross_entropy`` or ``mse``.
+        paradigm: ``task``, ``domain`` or ``class``.
+        task_labels: ``given``, ``train-only`` or ``hidden``.
+        announce_switches: Whether begin and end of visits are announced.
+        batch_size: Examples a minibatch.
+        round_length: Minibatches a round.
+        horizon: Scored steps of the stream; None: no end, or unknown.
+        tasks: Number of tasks; None: unknown or endless.
+        label_delay: Steps after which targets arrive.
+        pretrain_steps: Unscored steps before the stream.
+    """
+
+    input_shape: tuple[int, ...]
+    output_size: int
+    output_sizes: tuple[int, ...] | None
+    loss: Loss
+    paradigm: Paradigm
+    task_labels: TaskLabels
+    announce_switches: bool
+    batch_size: int
+    round_length: int
+    horizon: int | None
+    tasks: int | None
+    label_delay: int = 0
+    pretrain_steps: int = 0
+
+    @property
+    def head_per_task(self) -> bool:
+        """Whether a learner should keep an output head per task: task-incremental, and it can tell tasks apart."""
+        return self.paradigm == "task" and self.task_labels == "given"
+
+    def outputs(self, task: int | None) -> int:
+        """Columns of a prediction that count for ``task``."""
+        if self.output_sizes is None or task is None:
+            return self.output_size
+        return self.output_sizes[task]
+
+
+def expected_occurrences(
+    *, horizon: int, alpha: float, switch: Switch, round_length: int, weights: Sequence[float]
+) -> float:
+    """Return how often a task of an OSAKA stream is expected to be visited, ``T (1 - alpha') / (v N)``."""
+    count = len(weights)
+    total = sum(weights)
+    leave = (1 - alpha) * (1 - sum((w / total) ** 2 for w in weights) if switch == "any" else 1)
+    return horizon * leave / (round_length * count)

@@ -1,0 +1,279 @@
+"""Which task each round plays: the OSAKA process with true recurrence, scripted schedules, recorded schedules.
+
+A *round* is ``round_length`` minibatches of one task; after it a coin is tossed: with probability alpha the task
+repeats, else another is sampled (Caccia et al., *Online Fast Adaptation and Knowledge Accumulation*, NeurIPS 2020).
+A plan is a pure function: it answers which round follows another, and keeps no state but caches.
+"""
+
+from __future__ import annotations
+
+import bisect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clenv.rng import BLOCK, Uniforms, generator, key
+
+Switch = Literal["other", "any"]
+Mask = NDArray[np.bool_]
+
+
+class Round(NamedTuple):
+    """One round.
+
+    Attributes:
+        number: ``k``; negative in the pre-training phase. Minibatches are keyed by it.
+        task: Index of its task.
+        steps: Number of minibatches.
+        continues: Whether it belongs to the same visit as the round before.
+        step: Step of its first minibatch; None: the step after the last one played.
+    """
+
+    number: int
+    task: int
+    steps: int
+    continues: bool
+    step: int | None = None
+
+
+class Plan(ABC):
+    """Answers which round comes next."""
+
+    end: str = "repository exhausted"
+    """Why the stream is over when no round comes next."""
+
+    @abstractmethod
+    def following(self, previous: Round | None, available: Mask, *, may_stay: bool = True) -> Round | None:
+        """Return the round after ``previous``, or None if the stream is over.
+
+        Args:
+            previous: The last round; None before the first.
+            available: Which tasks are in the repository now, by index.
+            may_stay: False if the visit was ended by a request: no coin is tossed, a new visit begins.
+        """
+
+
+class OsakaPlan(Plan):
+    """The OSAKA process over a finite repository.
+
+    Coins ``c_k`` and clocks ``E_{k,i} = -ln(1 - U_{k,i}) / p_i`` are keyed by round and by round and task; the task of a
+    round is the one whose clock rings first. That is an exact draw from ``p``, and taking a task out of the
+    repository changes only the rounds that it would have won.
+
+    Args:
+        ids: Task ids; clocks are keyed by them, not by position.
+        weights: Sampling weights ``p_i`` > 0, in the order of ``ids``.
+        alpha: Probability that a finished round is repeated, in [0, 1].
+        switch: ``other``: a failed coin leaves the task if there is another; ``any``: it may draw the same again.
+        round_length: Minibatches a round.
+        seed: Seed of the stream.
+        pretrain_ids: Ids of the tasks of the pre-training phase, whose indices follow those of ``ids``.
+        pretrain_steps: Steps of that phase; its rounds are independent draws and have negative numbers.
+    """
+
+    def __init__(
+        self,
+        ids: Sequence[str],
+        weights: Sequence[float],
+        *,
+        alpha: float,
+        switch: Switch,
+        round_length: int,
+        seed: int,
+        pretrain_ids: Sequence[str] = (),
+        pretrain_steps: int = 0,
+    ) -> None:
+        self.alpha, self.switch, self.round_length = alpha, switch, round_length
+        self._coins = Uniforms(seed, "coin")
+        # Ties are broken by position in the order of the keys, so that declaration order never matters.
+        self._order = np.array(sorted(range(len(ids)), key=lambda i: key(0, "tie", ids[i])), dtype=np.int64)
+        self._clocks = [Uniforms(seed, "task", ids[i]) for i in self._order]
+        self._weights = np.asarray(weights, dtype=np.float64)[self._order, None]
+        self._pretrain_clocks = [Uniforms(seed, "pretrain", name) for name in pretrain_ids]
+        self._pretrain_steps = pretrain_steps
+
+    def stays(self, k: int) -> bool:
+        """Whether coin ``k``, tossed after round ``k - 1``, repeats the task: ``c_k < alpha``."""
+        return self._coins[k] < self.alpha
+
+    def following(self, previous: Round | None, available: Mask, *, may_stay: bool = True) -> Round | None:
+        """Return the next round (see `Plan.following`)."""
+        if self._pretrain_steps and (previous is None or previous.number < -1):
+            return self._pretraining(previous)
+        if previous is None or previous.number == -1:
+            task = self.draw(0, available)
+            return None if task is None else Round(0, task, self.round_length, continues=False)
+        k, current = previous.number + 1, previous.task
+        if may_stay and available[current] and self.stays(k):
+            return Round(k, current, self.round_length, continues=True)
+        task = self.draw(k, available, leaving=current if self.switch == "other" else None)
+        if task is None:
+            return None
+        return Round(k, task, self.round_length, continues=may_stay and task == current)
+
+    def draw(self, k: int, available: Mask, leaving: int | None = None) -> int | None:
+        """Draw the task of round ``k`` among the available ones, other than ``leaving`` if there is another."""
+        uniforms = np.array([[clock[k]] for clock in self._clocks])
+        first, second = self._race(uniforms, available)
+        if first[0] == leaving and second[0] >= 0:
+            return int(second[0])
+        return int(first[0]) if first[0] >= 0 else None
+
+    def _race(self, uniforms: NDArray[np.float64], available: Mask) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the winner and the runner-up of each column of clocks; -1 where there is none."""
+        clocks = -np.log1p(-uniforms) / self._weights  # 1 - U lies in (0, 1]: always finite
+        clocks[~available[self._order]] = np.inf
+        columns = np.arange(clocks.shape[1])
+        places = []
+        for _ in range(2):
+            winner = clocks.argmin(axis=0)
+            places.append(np.where(np.isfinite(clocks[winner, columns]), self._order[winner], -1))
+            clocks[winner, columns] = np.inf
+        return places[0], places[1]
+
+    def _pretraining(self, previous: Round | None) -> Round:
+        count = -(-self._pretrain_steps // self.round_length)
+        k = -count if previous is None else previous.number + 1
+        ring = [-np.log1p(-clock[-k]) for clock in self._pretrain_clocks]
+        task = len(self._clocks) + int(np.argmin(ring))
+        left = self._pretrain_steps - (k + count) * self.round_length
+        continues = previous is not None and previous.task == task
+        return Round(k, task, min(self.round_length, left), continues)
+
+    def visits(self, rounds: int) -> Iterator[tuple[int, int, int]]:
+        """Yield ``(task, first round, number of rounds)`` of each visit of an event-free stream of that many rounds.
+
+        The same process as `following`, a block at a time: 10^7 rounds take seconds and constant memory.
+        """
+        available = np.ones(len(self._clocks), dtype=np.bool_)
+        current, start = self.draw(0, available), 0
+        if current is None or rounds == 0:
+            return
+        leave = self.switch == "other" and len(self._clocks) > 1
+        for number in range(-(-rounds // BLOCK)):
+            failed = np.flatnonzero(self._coins.block(number) >= self.alpha)
+            uniforms = np.stack([clock.block(number)[failed] for clock in self._clocks])
+            first, second = self._race(uniforms, available)
+            for k, winner, runner_up in zip(
+                (failed + number * BLOCK).tolist(), first.tolist(), second.tolist(), strict=True
+            ):
+                if k == 0:
+                    continue  # no coin is tossed before the first round
+                if k >= rounds:
+                    break
+                task = runner_up if leave and winner == current else winner
+                if task != current:
+                    yield current, start, k - start
+                    current, start = task, k
+        yield current, start, rounds - start
+
+
+class ContextPlan(Plan):
+    """The published sampler: after a failed coin a fresh context is sampled, for ever.
+
+    Args:
+        sample: Turns a generator into the index of a (new or known) task.
+        alpha: Stay probability a round.
+        round_length: Minibatches a round; 1 in the paper.
+        seed: Seed of the stream.
+    """
+
+    def __init__(
+        self, sample: Callable[[np.random.Generator], int], *, alpha: float, round_length: int, seed: int
+    ) -> None:
+        self.alpha, self.round_length = alpha, round_length
+        self._sample, self._seed = sample, seed
+        self._coins = Uniforms(seed, "coin")
+
+    def following(self, previous: Round | None, available: Mask, *, may_stay: bool = True) -> Round:
+        """Return the next round; a context that was unlearned and excluded is drawn again."""
+        k = 0 if previous is None else previous.number + 1
+        if previous is not None and may_stay and available[previous.task] and self._coins[k] < self.alpha:
+            return Round(k, previous.task, self.round_length, continues=True)
+        rng = generator(self._seed, "context", k)
+        task = self._sample(rng)
+        while task < len(available) and not available[task]:
+            task = self._sample(rng)
+        same = previous is not None and task == previous.task
+        return Round(k, task, self.round_length, continues=may_stay and same)
+
+
+class ScriptedPlan(Plan):
+    """A schedule written by the user, one task a round; rounds of tasks that left the repository are left out.
+
+    Args:
+        tasks: Task index of each round.
+        round_length: Minibatches a round.
+    """
+
+    end = "schedule finished"
+
+    def __init__(self, tasks: Sequence[int], *, round_length: int) -> None:
+        self._tasks, self._round_length = tuple(tasks), round_length
+
+    def following(self, previous: Round | None, available: Mask, *, may_stay: bool = True) -> Round | None:
+        """Return the next round of the script (see `Plan.following`)."""
+        expected = 0 if previous is None else previous.number + 1
+        for k in range(expected, len(self._tasks)):
+            task = self._tasks[k]
+            if available[task]:
+                same = previous is not None and task == previous.task
+                return Round(k, task, self._round_length, continues=may_stay and same and k == expected)
+        return None
+
+
+class RecordedVisit(NamedTuple):
+    """One visit of a run, as played: enough to play it again.
+
+    Attributes:
+        task: Task index.
+        epoch: 1; 2 once the task was unlearned and came back, ...
+        occurrence: 1 for the first visit of this epoch.
+        first_round: Number of its first round.
+        first_step: Step of its first minibatch.
+        steps: Number of its minibatches; a visit cut short has fewer than its rounds hold.
+    """
+
+    task: int
+    epoch: int
+    occurrence: int
+    first_round: int
+    first_step: int
+    steps: int
+
+
+class RecordedPlan(Plan):
+    """A recorded schedule, or a part of it: every round keeps its number and its step, hence its minibatches.
+
+    Args:
+        visits: The visits to play, in stream order.
+        round_length: Minibatches a round of the recorded run.
+    """
+
+    end = "recording finished"
+
+    def __init__(self, visits: Sequence[RecordedVisit], *, round_length: int) -> None:
+        self._visits, self._round_length = tuple(visits), round_length
+        self._starts = [visit.first_round for visit in self._visits]
+
+    def following(self, previous: Round | None, available: Mask, *, may_stay: bool = True) -> Round | None:
+        """Return the next recorded round, whatever the repository holds."""
+        del available, may_stay
+        if previous is None:
+            return self._round(0, 0)
+        number = bisect.bisect_right(self._starts, previous.number) - 1
+        return self._round(number, previous.number + 1 - self._starts[number])
+
+    def _round(self, number: int, offset: int) -> Round | None:
+        """Return round ``offset`` of visit ``number``, or the first of the next visit."""
+        if number >= len(self._visits):
+            return None
+        visit = self._visits[number]
+        played = offset * self._round_length
+        if played >= visit.steps:
+            return self._round(number + 1, 0)
+        steps = min(self._round_length, visit.steps - played)
+        return Round(visit.first_round + offset, visit.task, steps, offset > 0, visit.first_step + played)

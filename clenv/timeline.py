@@ -1,0 +1,258 @@
+"""What happens when: rounds, visits, requests and the end of the stream, without data, agents or scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from clenv.errors import ProtocolError
+from clenv.events import (
+    Cause,
+    Event,
+    Permanence,
+    Refusal,
+    UnlearnRequest,
+    VisitBegin,
+    VisitEnd,
+    event_from_plain,
+    event_to_plain,
+)
+from clenv.ledger import Ledger
+from clenv.requests import Decision, Moment, Requests, TaskRef
+from clenv.rng import Uniforms
+from clenv.stream import Plan, RecordedVisit, Round
+
+_NONE: tuple[Event, ...] = ()
+
+
+class Recording(NamedTuple):
+    """What a run's stream did: enough to play it again, with visits left out.
+
+    Attributes:
+        seed: Seed of the stream.
+        visits: Every visit, by number.
+        events: Every event, in order.
+    """
+
+    seed: int
+    visits: tuple[RecordedVisit, ...]
+    events: tuple[Event, ...]
+
+
+class Timeline:
+    """The state of a stream: its round, visit and ledger, and the record of what happened.
+
+    Args:
+        plan: Which round follows which.
+        ledger: Status of the tasks.
+        requests: Who asks for permanence and unlearning; None: nobody.
+        seed: Seed of the stream.
+        horizon: Scored steps; None: no end.
+        pretrain_steps: Steps before step 0; visits there stay out of the ledger.
+        index: Turns a task's id or index into its index.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        ledger: Ledger,
+        requests: Requests | None,
+        *,
+        seed: int,
+        horizon: int | None,
+        pretrain_steps: int,
+        index: Callable[[TaskRef], int],
+    ) -> None:
+        self.plan, self.ledger = plan, ledger
+        self.step = -pretrain_steps
+        self.position = 0  # minibatches played in this round
+        self.played = 0  # minibatches played in this visit
+        self.finished: str | None = None
+        self.truncated = False
+        self.visits: list[RecordedVisit] = []
+        self.events: list[Event] = []
+        self.unlearned_visits: list[int] = []  # numbers of the visits removed by requests
+        self._requests, self._seed, self._horizon, self._index = requests, seed, horizon, index
+        self._uniforms: dict[str, Uniforms] = {}
+        self._pretrain_occurrences: dict[int, int] = {}
+        self.round = self._first_round()
+
+    def _first_round(self) -> Round:
+        first = self.plan.following(None, self.ledger.available)
+        if first is None:
+            raise ProtocolError("the stream has no round: no task is left to sample")
+        return first
+
+    def begin(self) -> Sequence[Event]:
+        """Begin the first visit and return the events due before the first step."""
+        return self._log(self._begin_visit())
+
+    def advance(self) -> Sequence[Event]:
+        """Close the step just played and return the events due, in order; moves on to the next step."""
+        self.position += 1
+        self.played += 1
+        round_over = self.position >= self.round.steps
+        last = self.step + 1 == self._horizon
+        if not round_over and not last and self._requests is None:
+            self.step += 1
+            return _NONE
+        following = self.plan.following(self.round, self.ledger.available) if round_over else self.round
+        ended = last or following is None or (round_over and not following.continues)
+        next_step = None if last else self._step_of(following)
+        decision = self._decide(ended, next_step)
+        broken = any(self.round.task in tasks for tasks in decision.unlearn) and self.step >= 0
+        events: list[Event] = []
+        if ended or broken:
+            events.append(self._end_visit())
+        events += self._apply(decision)
+        if last:
+            self.finished, self.truncated = "horizon reached", True
+        elif ended or broken:
+            if decision.unlearn:  # the repository changed: sample the next visit anew, with the same coin and clocks
+                following = self.plan.following(self.round, self.ledger.available, may_stay=False)
+            if following is None:
+                self.finished = self.plan.end
+            else:
+                self.step = self._step_of(following)
+                self.round, self.position = following, 0
+                events += self._begin_visit()
+        else:
+            assert following is not None  # noqa: S101  # for the type checker: `ended` is set if it is None
+            self.step = self._step_of(following)
+            if round_over:
+                self.round, self.position = following, 0
+        return self._log(events)
+
+    def _step_of(self, following: Round | None) -> int:
+        if following is None or following is self.round or following.step is None:
+            return self.step + 1
+        return following.step
+
+    def _log(self, events: list[Event]) -> list[Event]:
+        self.events += events
+        return events
+
+    # Visits
+
+    def _begin_visit(self) -> list[Event]:
+        task, number = self.round.task, len(self.visits)
+        self.played = 0
+        if self.round.number < 0:
+            occurrence = self._pretrain_occurrences[task] = self._pretrain_occurrences.get(task, 0) + 1
+            expired: list[int] = []
+            epoch = 1
+        else:
+            expired, occurrence = self.ledger.begin(task, number)
+            epoch = self.ledger.epoch(task)
+        self.visits.append(RecordedVisit(task, epoch, occurrence, self.round.number, self.step, 0))
+        events: list[Event] = [VisitBegin(self.step, task, occurrence)]
+        events += [Permanence(self.step, old, "deadline") for old in expired]
+        if self._requests is not None and self.round.number >= 0:
+            moment = self._moment(visit_ended=False, next_step=self.step)
+            for chosen in self._requests.at_begin(moment):
+                events += self._make_permanent(chosen, "instruction")
+        return events
+
+    def _end_visit(self) -> VisitEnd:
+        visit = self.visits[-1] = self.visits[-1]._replace(steps=self.played)
+        return VisitEnd(self.step, visit.task, visit.occurrence)
+
+    # Requests
+
+    def _moment(self, *, visit_ended: bool, next_step: int | None) -> Moment:
+        return Moment(
+            self.step,
+            len(self.visits) - 1,
+            visit_ended,
+            next_step,
+            self.ledger,
+            self._seed,
+            self._uniforms_of,
+            self._index,
+        )
+
+    def _uniforms_of(self, purpose: str) -> Uniforms:
+        if purpose not in self._uniforms:
+            self._uniforms[purpose] = Uniforms(self._seed, purpose)
+        return self._uniforms[purpose]
+
+    def _decide(self, ended: bool, next_step: int | None) -> Decision:
+        """Ask the policy, and return what it wants in canonical order: each set sorted, each task once."""
+        if self._requests is None or self.step < 0:
+            return Decision()
+        decision = self._requests.after_step(self._moment(visit_ended=ended, next_step=next_step))
+        unlearn = sorted(sorted(set(tasks)) for tasks in decision.unlearn if tasks)
+        return Decision(sorted(set(decision.permanent)), unlearn)
+
+    def _apply(self, decision: Decision) -> list[Event]:
+        events: list[Event] = []
+        for task in decision.permanent:
+            events += self._make_permanent(task, "decision")
+        for tasks in decision.unlearn:
+            events += self._unlearn(tuple(tasks))
+        return events
+
+    def _make_permanent(self, task: int, cause: Cause) -> list[Event]:
+        try:
+            self.ledger.make_permanent(task, self.step)
+        except ProtocolError as error:
+            return [self._refuse((task,), error)]
+        return [Permanence(self.step, task, cause)]
+
+    def _unlearn(self, tasks: tuple[int, ...]) -> list[Event]:
+        try:
+            numbers = self.ledger.unlearn(tasks, self.step)
+        except ProtocolError as error:
+            return [self._refuse(tasks, error)]
+        self.unlearned_visits += numbers
+        visits = [self.visits[number] for number in numbers]
+        return [
+            UnlearnRequest(
+                self.step,
+                tasks,
+                tuple((visit.task, visit.occurrence) for visit in visits),
+                tuple((visit.first_step, visit.first_step + visit.steps - 1) for visit in visits),
+                self.ledger.recurrence,
+            )
+        ]
+
+    def _refuse(self, tasks: tuple[int, ...], error: ProtocolError) -> Refusal:
+        if self._requests is None or self._requests.invalid == "raise":
+            raise error
+        return Refusal(self.step, tasks, str(error))
+
+    # The record
+
+    def recording(self) -> Recording:
+        """Return what happened so far; the running visit counts as far as it was played."""
+        visits = list(self.visits)
+        if visits:
+            visits[-1] = visits[-1]._replace(steps=self.played)
+        return Recording(self._seed, tuple(visit for visit in visits if visit.steps), tuple(self.events))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as plain containers."""
+        return {
+            "step": self.step,
+            "position": self.position,
+            "played": self.played,
+            "round": list(self.round),
+            "finished": self.finished,
+            "truncated": self.truncated,
+            "visits": [list(visit) for visit in self.visits],
+            "events": [event_to_plain(event) for event in self.events],
+            "unlearned_visits": list(self.unlearned_visits),
+            "pretrain_occurrences": dict(self._pretrain_occurrences),
+            "ledger": self.ledger.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.step, self.position, self.played = state["step"], state["position"], state["played"]
+        self.round = Round(*state["round"])
+        self.finished, self.truncated = state["finished"], state["truncated"]
+        self.visits = [RecordedVisit(*visit) for visit in state["visits"]]
+        self.events = [event_from_plain(event) for event in state["events"]]
+        self.unlearned_visits = list(state["unlearned_visits"])
+        self._pretrain_occurrences = dict(state["pretrain_occurrences"])
+        self.ledger.load_state_dict(state["ledger"])
