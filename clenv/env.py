@@ -85,7 +85,10 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         DataError: The tasks do not fit together.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}
+    metadata: dict[str, Any] = {  # noqa: RUF012  # declared so by Gymnasium
+        "render_modes": ["rgb_array"],
+        "render_fps": 4,
+    }
 
     def __init__(
         self,
@@ -121,31 +124,17 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
     # Construction
 
     def _load_tasks(self) -> None:
-        given, settings = self.scenario.tasks, self.settings
-        if isinstance(given, Sequence):
-            tasks = self._weighted(list(given))
-            self._streamed = len(tasks)
-            if settings.pretrain_steps:
-                if not self.scenario.pretrain_tasks:
-                    raise SettingsError(
-                        f"pretrain_steps={settings.pretrain_steps}, but the scenario has no pre-training tasks"
-                    )
-                tasks += self.scenario.pretrain_tasks
-        else:
-            for name in ("schedule", "weights", "ood_tasks", "pretrain_steps"):
-                if getattr(settings, name):
-                    raise SettingsError(f"{name} is set, but the scenario samples endless contexts: expected none")
-            if settings.paradigm == "class":
-                raise SettingsError("paradigm='class' needs a finite number of classes, not endless contexts")
-            tasks = [given.sample(generator(0, "probe"))]
-        if not tasks:
-            raise SettingsError("the repository is empty: expected at least one task")
+        given = self.scenario.tasks
+        if not isinstance(given, Sequence):
+            self._check_contexts()
+            self._probe = _Shown(given.sample(generator(0, "probe")), self._device, None)
+            self._check(self._probe.task, self._probe.task)
+            return
+        tasks = self._repository(given)
         for task in tasks:
             self._check(task, tasks[0])
-        if not isinstance(given, Sequence):
-            self._probe = _Shown(tasks[0], self._device, None)
-            return
-        self._name_classes(tasks)
+            for name in _class_names(task):
+                self._classes.setdefault(name, len(self._classes))
         moved: dict[int, Split] = {}
         self._tasks = [_Shown(task, self._device, self._targets(task), moved) for task in tasks]
         self._index = {task.id: number for number, task in enumerate(tasks)}
@@ -154,6 +143,27 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
             raise DataError(f"two tasks are called {twice!r}: expected unique ids")
         self._probe = self._tasks[0]
         self._warn_about_recurrence()
+
+    def _check_contexts(self) -> None:
+        for name in ("schedule", "weights", "ood_tasks", "pretrain_steps"):
+            if getattr(self.settings, name):
+                raise SettingsError(f"{name} is set, but the scenario samples endless contexts: expected none")
+        if self.settings.paradigm == "class":
+            raise SettingsError("paradigm='class' needs a finite number of classes, not endless contexts")
+
+    def _repository(self, given: Sequence[Task]) -> list[Task]:
+        """Return the tasks of the stream, then those of the pre-training phase."""
+        if not given:
+            raise SettingsError("the repository is empty: expected at least one task")
+        tasks = self._weighted(list(given))
+        self._streamed = len(tasks)
+        if not self.settings.pretrain_steps:
+            return tasks
+        if not self.scenario.pretrain_tasks:
+            raise SettingsError(
+                f"pretrain_steps={self.settings.pretrain_steps}, but the scenario has no pre-training tasks"
+            )
+        return tasks + list(self.scenario.pretrain_tasks)
 
     def _weighted(self, tasks: list[Task]) -> list[Task]:
         """Apply the weights and add the out-of-distribution tasks with their total probability."""
@@ -191,11 +201,6 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
             sampling=self.settings.sampling,
             batch_size=self.settings.batch_size,
         )
-
-    def _name_classes(self, tasks: Sequence[Task]) -> None:
-        for task in tasks:
-            for name in _class_names(task):
-                self._classes.setdefault(name, len(self._classes))
 
     def _targets(self, task: Task) -> Tensor | None:
         """Return the map from the task's labels to global ones; None if labels stay local."""
@@ -468,8 +473,8 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
     def _to_tensor(self, action: Any) -> Tensor:
         if not isinstance(action, np.ndarray | Tensor):
             raise PredictionError(
-                f"step was given a {type(action).__name__}: expected an Agent, or predictions as a NumPy array or tensor "
-                f"of shape {self.action_space.shape}"
+                f"step was given a {type(action).__name__}: expected an Agent, or predictions as a NumPy array or "
+                f"tensor of shape {self.action_space.shape}"
             )
         return torch.as_tensor(action, device=self._device).detach()
 

@@ -90,7 +90,7 @@ class Ledger:
         self._available = np.append(self._available, np.True_)
 
     def begin(self, task: int, visit: int) -> tuple[list[int], int]:
-        """Note that visit number ``visit`` begins; return the tasks that its deadline makes permanent, and its occurrence."""
+        """Note that visit number ``visit`` begins; return the tasks whose deadline this is, and the occurrence."""
         if task not in self._visits:
             self._visits[task] = []
             self._first_seen += 1

@@ -18,6 +18,8 @@ from clenv.task import Loss, Task
 
 Paradigm = Literal["task", "domain", "class"]
 TaskLabels = Literal["given", "train-only", "hidden"]
+_LEAST = {"round_length": 1, "batch_size": 1, "horizon": 1, "label_delay": 0, "deadline": 0, "pretrain_steps": 0}
+_OPTIONAL = {"horizon", "deadline"}
 
 
 @dataclass(frozen=True)
@@ -70,29 +72,23 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check every range."""
-        for item in fields(self):
-            hint = get_type_hints(type(self))[item.name]
-            if get_origin(hint) is Literal and getattr(self, item.name) not in get_args(hint):
-                options = get_args(hint)
-                given = getattr(self, item.name)
-                raise SettingsError(f"{item.name}={given!r}: expected one of {', '.join(map(repr, options))}")
+        for name, hint in get_type_hints(type(self)).items():
+            if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
+                options = ", ".join(map(repr, get_args(hint)))
+                raise SettingsError(f"{name}={getattr(self, name)!r}: expected one of {options}")
         if not _is_number(self.alpha) or not 0 <= self.alpha <= 1:
             raise SettingsError(f"alpha={self.alpha!r}: expected a probability in [0, 1]")
         if not _is_number(self.ood_probability) or not 0 < self.ood_probability < 1:
             raise SettingsError(f"ood_probability={self.ood_probability!r}: expected a number between 0 and 1")
-        for name, least in (
-            ("round_length", 1),
-            ("batch_size", 1),
-            ("horizon", 1),
-            ("label_delay", 0),
-            ("deadline", 0),
-            ("pretrain_steps", 0),
-        ):
+        for name, least in _LEAST.items():
             value = getattr(self, name)
-            if value is None and name in {"horizon", "deadline"}:
+            if value is None and name in _OPTIONAL:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise SettingsError(f"{name}={value!r}: expected a whole number >= {least}")
+        self._check_objects()
+
+    def _check_objects(self) -> None:
         if self.schedule is not None and not self.schedule:
             raise SettingsError("schedule=(): expected at least one round, or None for the OSAKA process")
         for weight in self.weights or ():

@@ -59,8 +59,8 @@ class Plan(ABC):
 class OsakaPlan(Plan):
     """The OSAKA process over a finite repository.
 
-    Coins ``c_k`` and clocks ``E_{k,i} = -ln(1 - U_{k,i}) / p_i`` are keyed by round and by round and task; the task of a
-    round is the one whose clock rings first. That is an exact draw from ``p``, and taking a task out of the
+    Coins ``c_k`` are keyed by round, clocks ``E_{k,i} = -ln(1 - U_{k,i}) / p_i`` by round and task; the task of a round
+    is the one whose clock rings first. That is an exact draw from ``p``, and taking a task out of the
     repository changes only the rounds that it would have won.
 
     Args:
