@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-BLOCK = 1024
+BLOCK = 4096
 """Uniforms made at once; a multiple of the four words that one Philox counter yields."""
 _WORDS_PER_COUNTER = 4
 
@@ -53,7 +53,7 @@ class Uniforms:
         self._block: NDArray[np.float64] = np.empty(0)
 
     def block(self, number: int) -> NDArray[np.float64]:
-        """Return elements ``number * 1024`` to ``number * 1024 + 1023``."""
+        """Return elements ``number * BLOCK`` to ``(number + 1) * BLOCK - 1``."""
         if number != self._number:
             counter = number * (BLOCK // _WORDS_PER_COUNTER)
             words = np.random.Philox(key=self._key, counter=counter).random_raw(BLOCK)

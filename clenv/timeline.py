@@ -76,6 +76,8 @@ class Timeline:
         self._uniforms: dict[str, Uniforms] = {}
         self._pretrain_occurrences: dict[int, int] = {}
         self.round = self._first_round()
+        if self.round.step is not None:
+            self.step = self.round.step
 
     def _first_round(self) -> Round:
         first = self.plan.following(None, self.ledger.available)
