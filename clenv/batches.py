@@ -71,16 +71,10 @@ class Batches:
             return rng.choice(count, size=min(wanted, count), replace=False)
         if self._sampling == "iid":
             return rng.integers(0, count, size=wanted)
-        pools = class_rows(split)
+        pools = split.class_rows
         shots = self._batch_size // len(pools)
         picks = [pool[rng.integers(0, len(pool), size=(self._round_length, shots))] for pool in pools]
         return np.concatenate(picks, axis=1).reshape(-1)
-
-
-def class_rows(split: Split) -> list[NDArray[np.int64]]:
-    """Return the rows of each class that occurs in ``split``, in class order."""
-    labels = split.y.cpu().numpy()
-    return [np.flatnonzero(labels == label) for label in np.unique(labels)]
 
 
 def check_batches(split: Split, *, task_id: str, sampling: Sampling, batch_size: int) -> None:
@@ -96,9 +90,9 @@ def check_batches(split: Split, *, task_id: str, sampling: Sampling, batch_size:
             "take a smaller batch_size, or sampling='iid'"
         )
     if sampling == "balanced":
-        if split.y.is_floating_point():
+        if split.regression:
             raise SettingsError(f"task {task_id!r} is a regression: sampling='balanced' needs classes")
-        classes = len(class_rows(split))
+        classes = len(split.class_rows)
         if batch_size % classes:
             raise SettingsError(
                 f"task {task_id!r} has {classes} classes, which do not divide batch_size={batch_size}: "

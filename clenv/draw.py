@@ -60,7 +60,7 @@ def draw_stream(
 
 def _order(env: ContinualEnv, name: str) -> tuple[int, str]:
     task = name.split("#")[0]
-    ids = [task.id for task in env.tasks]
+    ids = env.ledger.ids
     return (ids.index(task) if task in ids else ids.index(name), name)
 
 
@@ -87,7 +87,8 @@ def _draw_events(env: ContinualEnv, axes: Any, rows: Mapping[str, int]) -> None:
 
 def _name(env: ContinualEnv, task: int, epochs: Mapping[int, int]) -> str:
     epoch = epochs.get(task, 0) + 1
-    return env.tasks[task].id if epoch == 1 else f"{env.tasks[task].id}#{epoch}"
+    name = env.ledger.ids[task]
+    return name if epoch == 1 else f"{name}#{epoch}"
 
 
 def _mark(marks: tuple[list[float], list[int], Any], step: int, name: str, rows: Mapping[str, int]) -> None:

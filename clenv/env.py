@@ -10,7 +10,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any, Literal, SupportsFloat
+from typing import Any, Literal, SupportsFloat, overload
 
 import gymnasium
 import numpy as np
@@ -51,10 +51,11 @@ from clenv.rng import generator
 from clenv.score import Score
 from clenv.settings import Settings, StreamSpec, expected_occurrences
 from clenv.stream import ContextPlan, OsakaPlan, Plan, RecordedPlan, ScriptedPlan
-from clenv.task import Scenario, Split, Task
+from clenv.task import Contexts, Scenario, Split, Task
 from clenv.timeline import Recording, Timeline
 
 Learner = Agent | Callable[[Tensor, int | None], Tensor]
+_RECENT = 64  # endless contexts whose tasks are kept; older ones are restored from their ids
 _ENDLESS = 2**31  # upper end of task indices where the number of tasks is not known
 
 
@@ -108,7 +109,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         self.receipts: list[tuple[UnlearnRequest, Receipt]] = []
         self._device = torch.device(self.settings.device)
         self._recording, self._without = recording, frozenset(without)
-        self._tasks: list[_Shown] = []
+        self._tasks: Sequence[_Shown] = []
         self._index: dict[str, int] = {}
         self._streamed = 0  # how many tasks are in the repository; those of the pre-training phase follow
         self._classes: dict[str, int] = {}
@@ -135,8 +136,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
             self._check(task, tasks[0])
             for name in _class_names(task):
                 self._classes.setdefault(name, len(self._classes))
-        moved: dict[int, Split] = {}
-        self._tasks = [_Shown(task, self._device, self._targets(task), moved) for task in tasks]
+        self._tasks = [_Shown(task, self._device, self._targets(task)) for task in tasks]
         self._index = {task.id: number for number, task in enumerate(tasks)}
         if len(self._index) < len(tasks):
             twice = next(task.id for number, task in enumerate(tasks) if self._index[task.id] != number)
@@ -298,8 +298,8 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         self.score = Score()
         self.receipts = []
         self._pending: deque[tuple[int, int, int, int, float]] = deque()
-        if not self.stream_spec.tasks:
-            self._tasks, self._index = [], {}
+        if not isinstance(self.scenario.tasks, Sequence):
+            self._restore_contexts(self._recording.tasks if self._recording is not None else ())
         self._batches = Batches(
             seed=seed,
             sampling=settings.sampling,
@@ -308,10 +308,10 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
             device=self._device,
         )
         ledger = Ledger(
-            [shown.task.id for shown in self._tasks],
+            list(self._index),
             recurrence=settings.recurrence,
             deadline=settings.deadline if self._recording is None else None,
-            absent=range(self._streamed, len(self._tasks)),
+            absent=range(self._streamed, self.stream_spec.tasks or 0),
         )
         self._timeline = Timeline(
             self._plan(seed, ledger),
@@ -363,10 +363,17 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
     def _meet(self, task: Task, ledger: Ledger) -> int:
         """Return the index of a context, a new one if it was never met."""
         if task.id not in self._index:
-            self._index[task.id] = len(self._tasks)
-            self._tasks.append(_Shown(task, self._device, None))
+            assert isinstance(self._tasks, _Contexts)  # noqa: S101  # for the type checker
+            self._index[task.id] = len(self._index)
+            self._tasks.append(task)
             ledger.add(task.id)
         return self._index[task.id]
+
+    def _restore_contexts(self, ids: Sequence[str]) -> None:
+        """Begin with the contexts that have these ids, by index."""
+        assert not isinstance(self.scenario.tasks, Sequence)  # noqa: S101  # for the type checker
+        self._tasks = _Contexts(self.scenario.tasks, self._device, ids)
+        self._index = {name: number for number, name in enumerate(ids)}
 
     @property
     def timeline(self) -> Timeline:
@@ -720,7 +727,8 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
     def fingerprint(self) -> str:
         """Return a hash of everything that the stream is a function of, but the seed."""
         settings = {name: value for name, value in vars(self.settings).items() if name not in {"device", "ood_tasks"}}
-        sizes = [(shown.task.id, len(shown.task.train), shown.task.weight) for shown in self._tasks[: self._streamed]]
+        shown = self._tasks[: self._streamed] if self.stream_spec.tasks else [self._probe]
+        sizes = [(each.task.id, len(each.task.train), each.task.weight) for each in shown]
         text = repr((settings, sizes, self.stream_spec.input_shape))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -729,7 +737,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         return {
             "fingerprint": self.fingerprint(),
             "seed": self._seed,
-            "contexts": [] if self.stream_spec.tasks else [shown.task.id for shown in self._tasks],
+            "contexts": [] if self.stream_spec.tasks else list(self._index),
             "timeline": self.timeline.state_dict(),
             "score": self.score.state_dict(),
             "pending": [list(entry) for entry in self._pending],
@@ -750,10 +758,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
             raise CheckpointError("this state belongs to a stream of another scenario or with other settings")
         self._start(int(state["seed"]))
         if not self.stream_spec.tasks:
-            source = self.scenario.tasks
-            assert not isinstance(source, Sequence)  # noqa: S101  # for the type checker
-            self._tasks = [_Shown(source.restore(name), self._device, None) for name in state["contexts"]]
-            self._index = {name: number for number, name in enumerate(state["contexts"])}
+            self._restore_contexts(state["contexts"])
         self.timeline.load_state_dict(state["timeline"])
         self.score.load_state_dict(state["score"])
         self._pending = deque(tuple(entry) for entry in state["pending"])
@@ -770,19 +775,16 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
 class _Shown:
     """A task as the environment shows it: data on the device, labels local or global."""
 
-    def __init__(
-        self, task: Task, device: torch.device, labels: Tensor | None, moved: dict[int, Split] | None = None
-    ) -> None:
-        moved = {} if moved is None else moved  # tasks may share their data: move it once
+    def __init__(self, task: Task, device: torch.device, labels: Tensor | None) -> None:
         self.task = task
-        self._splits = {name: moved.setdefault(id(split), split.to(device)) for name, split in task.splits().items()}
+        self._splits = {name: split.to(device) for name, split in task.splits().items()}
         self.train = self._splits["train"]
         self._labels = labels
         self._rows: dict[tuple[str, int], Tensor] = {}
 
     def targets(self, split: Split, rows: Tensor | None) -> Tensor:
         """Return the targets at ``rows`` (all if None)."""
-        y = split.y if rows is None else split.y.index_select(0, rows)
+        y = split.targets(rows)
         return y if self._labels is None else self._labels[y]
 
     def split(self, name: str) -> Split:
@@ -799,8 +801,41 @@ class _Shown:
         if (name, examples) not in self._rows:
             rng = generator(0, "evaluation", self.task.id, name)
             rows = np.sort(rng.choice(len(split), size=examples, replace=False))
-            self._rows[name, examples] = torch.from_numpy(rows).to(split.x.device)
+            self._rows[name, examples] = torch.from_numpy(rows).to(split.device)
         return self._rows[name, examples]
+
+
+class _Contexts(Sequence[_Shown]):
+    """The contexts met so far, by index: their ids for ever, their tasks as long as they are of recent use."""
+
+    def __init__(self, source: Contexts, device: torch.device, ids: Sequence[str]) -> None:
+        self._source, self._device = source, device
+        self._ids = list(ids)
+        self._recent: dict[int, _Shown] = {}
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @overload
+    def __getitem__(self, number: int) -> _Shown: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[_Shown]: ...
+    def __getitem__(self, number: int | slice) -> _Shown | Sequence[_Shown]:
+        if isinstance(number, slice):
+            return [self[n] for n in range(*number.indices(len(self)))]
+        shown = self._recent.get(number)
+        return self._keep(number, self._source.restore(self._ids[number])) if shown is None else shown
+
+    def append(self, task: Task) -> None:
+        """Add a context met for the first time."""
+        self._keep(len(self._ids), task)
+        self._ids.append(task.id)
+
+    def _keep(self, number: int, task: Task) -> _Shown:
+        if len(self._recent) >= _RECENT:
+            del self._recent[next(iter(self._recent))]  # dicts keep order: the oldest
+        self._recent[number] = _Shown(task, self._device, None)
+        return self._recent[number]
 
 
 def _class_names(task: Task) -> list[str]:

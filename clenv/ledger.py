@@ -38,8 +38,8 @@ class Ledger:
     ) -> None:
         self.recurrence, self.deadline = recurrence, deadline
         self._ids = list(ids)
-        self._available = np.ones(len(self._ids), dtype=np.bool_)
-        self._available[list(absent)] = False
+        self._room = np.ones(len(self._ids), dtype=np.bool_)  # of `available`, and for tasks to come
+        self._room[list(absent)] = False
         self._permanent: set[int] = set()
         self._visits: dict[int, list[int]] = {}  # numbers of the live visits of each remaining task
         self._epochs: dict[int, int] = {}  # how often a task was unlearned
@@ -47,9 +47,14 @@ class Ledger:
         self._mark: dict[int, int] = {}  # that count when a task's last visit began
 
     @property
+    def ids(self) -> tuple[str, ...]:
+        """Ids of all tasks, by index."""
+        return tuple(self._ids)
+
+    @property
     def available(self) -> Mask:
         """Which tasks the repository holds, by index."""
-        return self._available
+        return self._room[: len(self._ids)]
 
     @property
     def permanent(self) -> frozenset[int]:
@@ -87,7 +92,8 @@ class Ledger:
     def add(self, task_id: str) -> None:
         """Make room for a task met for the first time (endless contexts)."""
         self._ids.append(task_id)
-        self._available = np.append(self._available, np.True_)
+        if len(self._ids) > len(self._room):
+            self._room = np.concatenate([self._room, np.ones(len(self._ids), dtype=np.bool_)])
 
     def begin(self, task: int, visit: int) -> tuple[list[int], int]:
         """Note that visit number ``visit`` begins; return the tasks whose deadline this is, and the occurrence."""
@@ -143,14 +149,14 @@ class Ledger:
             self._epochs[task] = self._epochs.get(task, 0) + 1
             del self._mark[task]
             if self.recurrence == "exclude":
-                self._available[task] = False
+                self._room[task] = False
         return removed
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as plain containers."""
         return {
             "ids": list(self._ids),
-            "available": self._available.tolist(),
+            "available": self.available.tolist(),
             "permanent": sorted(self._permanent),
             "visits": [[task, list(visits)] for task, visits in self._visits.items()],
             "epochs": dict(self._epochs),
@@ -161,7 +167,7 @@ class Ledger:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self._ids = list(state["ids"])
-        self._available = np.array(state["available"], dtype=np.bool_)
+        self._room = np.array(state["available"], dtype=np.bool_)
         self._permanent = set(state["permanent"])
         self._visits = {task: list(visits) for task, visits in state["visits"]}
         self._epochs = dict(state["epochs"])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from clenv.errors import DataError, SettingsError
@@ -19,6 +20,9 @@ Loss = Literal["cross_entropy", "mse"]
 class Split:
     """Examples and their targets.
 
+    A source that makes a fresh task at every switch may override what is derived from the two tensors here, so as to
+    show parts of shared data without a copy.
+
     Args:
         x: Inputs, shape ``(n, *input_shape)``; becomes float32.
         y: Class numbers, shape ``(n,)``, int64; or regression targets, shape ``(n, outputs)`` or ``(n,)``, float32.
@@ -28,14 +32,15 @@ class Split:
     """
 
     def __init__(self, x: ArrayLike | Tensor, y: ArrayLike | Tensor) -> None:
-        self.x = _tensor(x).to(torch.float32)
+        self._x = _tensor(x).to(torch.float32)
         targets = _tensor(y)
         if targets.is_floating_point():
-            self.y = targets.to(torch.float32)
-            if self.y.dim() == 1:
-                self.y = self.y.unsqueeze(1)
+            self._y = targets.to(torch.float32)
+            if self._y.dim() == 1:
+                self._y = self._y.unsqueeze(1)
         else:
-            self.y = targets.to(torch.int64)
+            self._y = targets.to(torch.int64)
+        self._moved: dict[torch.device, Split] = {}
         if len(self.x) != len(self.y):
             raise DataError(f"{len(self.x)} inputs but {len(self.y)} targets: expected one target per input")
         if len(self.x) == 0:
@@ -44,16 +49,65 @@ class Split:
             if values.is_floating_point() and not bool(torch.isfinite(values).all()):
                 raise DataError(f"the {name} hold NaN or infinity: expected finite numbers")
 
+    @property
+    def x(self) -> Tensor:
+        """All inputs, shape ``(n, *input_shape)``."""
+        return self._x
+
+    @property
+    def y(self) -> Tensor:
+        """All targets, shape ``(n,)`` or ``(n, outputs)``."""
+        return self._y
+
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self._x)
+
+    def inputs(self, rows: Tensor | None = None) -> Tensor:
+        """Return the inputs at ``rows`` (all if None)."""
+        return self.x if rows is None else self._x.index_select(0, rows)
+
+    def targets(self, rows: Tensor | None = None) -> Tensor:
+        """Return the targets at ``rows`` (all if None)."""
+        return self.y if rows is None else self._y.index_select(0, rows)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the data live."""
+        return self._x.device
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return tuple(self._x.shape[1:])
+
+    @property
+    def target_shape(self) -> tuple[int, ...]:
+        """Shape of one target: ``()`` for a class number."""
+        return tuple(self._y.shape[1:])
+
+    @property
+    def regression(self) -> bool:
+        """Whether the targets are numbers to approximate, not classes."""
+        return self._y.is_floating_point()
+
+    @cached_property
+    def label_range(self) -> tuple[int, int]:
+        """Smallest and largest class number."""
+        return int(self._y.min()), int(self._y.max())
+
+    @cached_property
+    def class_rows(self) -> list[NDArray[np.int64]]:
+        """Rows of each class that occurs, in class order."""
+        labels = self._y.cpu().numpy()
+        return [np.flatnonzero(labels == label) for label in np.unique(labels)]
 
     def to(self, device: torch.device) -> Split:
-        """Return the split on ``device``; itself if it is there already."""
-        if self.x.device == device:
+        """Return the split on ``device``: itself if it is there already, else a copy that is made once."""
+        if self.device == device:
             return self
-        moved = object.__new__(Split)
-        moved.x, moved.y = self.x.to(device), self.y.to(device)
-        return moved
+        if device not in self._moved:
+            self._moved[device] = Split(self._x.to(device), self._y.to(device))
+        return self._moved[device]
 
 
 def _tensor(values: ArrayLike | Tensor) -> Tensor:
@@ -96,9 +150,9 @@ class Task:
 
     def __post_init__(self) -> None:
         """Fill in the number of outputs if it is not given, and check everything."""
-        floats = self.train.y.is_floating_point()
+        floats = self.train.regression
         if not self.outputs:
-            object.__setattr__(self, "outputs", self.train.y.shape[1] if floats else int(self.train.y.max()) + 1)
+            object.__setattr__(self, "outputs", self.train.target_shape[0] if floats else self.train.label_range[1] + 1)
         if not (0 < self.weight < float("inf")):
             raise SettingsError(f"task {self.id!r} has weight {self.weight}: expected a number > 0")
         if (self.loss == "mse") != floats:
@@ -111,17 +165,16 @@ class Task:
 
     def _check(self, name: str, split: Split) -> None:
         where = f"task {self.id!r}, {name} split"
-        if split.x.shape[1:] != self.train.x.shape[1:]:
-            raise DataError(
-                f"{where}: inputs of shape {tuple(split.x.shape[1:])}, expected {tuple(self.train.x.shape[1:])}"
-            )
+        if split.input_shape != self.train.input_shape:
+            raise DataError(f"{where}: inputs of shape {split.input_shape}, expected {self.train.input_shape}")
         if self.loss == "mse":
-            if split.y.shape[1:] != (self.outputs,):
-                raise DataError(f"{where}: targets of shape {tuple(split.y.shape[1:])}, expected ({self.outputs},)")
+            if split.target_shape != (self.outputs,):
+                raise DataError(f"{where}: targets of shape {split.target_shape}, expected ({self.outputs},)")
             return
-        if split.y.dim() != 1:
-            raise DataError(f"{where}: class labels of shape {tuple(split.y.shape)}, expected ({len(split)},)")
-        low, high = int(split.y.min()), int(split.y.max())
+        if split.target_shape != ():
+            shape = (len(split), *split.target_shape)
+            raise DataError(f"{where}: class labels of shape {shape}, expected ({len(split)},)")
+        low, high = split.label_range
         if low < 0 or high >= self.outputs:
             wrong = low if low < 0 else high
             raise DataError(f"{where}: label {wrong} is out of range, expected 0 to {self.outputs - 1}")
@@ -130,8 +183,9 @@ class Task:
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input as an agent sees it, after the transform."""
         if self.transform is None:
-            return tuple(self.train.x.shape[1:])
-        return tuple(self.transform(self.train.x[:1]).shape[1:])
+            return self.train.input_shape
+        first = torch.zeros(1, dtype=torch.int64, device=self.train.device)
+        return tuple(self.inputs(self.train, first).shape[1:])
 
     def splits(self) -> dict[str, Split]:
         """Return the splits that exist, by name."""
@@ -140,7 +194,7 @@ class Task:
 
     def inputs(self, split: Split, rows: Tensor | None = None) -> Tensor:
         """Return the inputs of ``split`` at ``rows`` (all if None), transformed, on the split's device."""
-        x = split.x if rows is None else split.x.index_select(0, rows)
+        x = split.inputs(rows)
         return x if self.transform is None else self.transform(x)
 
 

@@ -32,11 +32,13 @@ class Recording(NamedTuple):
         seed: Seed of the stream.
         visits: Every visit, by number.
         events: Every event, in order.
+        tasks: Ids of the tasks, by index; of endless contexts those that were met.
     """
 
     seed: int
     visits: tuple[RecordedVisit, ...]
     events: tuple[Event, ...]
+    tasks: tuple[str, ...]
 
 
 class Timeline:
@@ -230,7 +232,8 @@ class Timeline:
         visits = list(self.visits)
         if visits:
             visits[-1] = visits[-1]._replace(steps=self.played)
-        return Recording(self._seed, tuple(visit for visit in visits if visit.steps), tuple(self.events))
+        played = tuple(visit for visit in visits if visit.steps)
+        return Recording(self._seed, played, tuple(self.events), self.ledger.ids)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as plain containers."""
