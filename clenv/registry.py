@@ -82,13 +82,20 @@ def _resolve(path: str) -> Any:
         if name not in _local_factories:
             raise UnknownNameError(f"{name} was registered with a local function, which only its own process knows")
         return _local_factories[name]
+    found = _import(module)
     try:
-        found: Any = importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
+    except AttributeError as error:
         raise UnknownNameError(f"{path!r} leads nowhere: {error}") from error
     return found
+
+
+def _import(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except (ImportError, ValueError) as error:
+        raise UnknownNameError(f"the module {module!r} cannot be imported: {error}") from error
 
 
 def create(*, factory: str, render_mode: Any = None, **options: Any) -> ContinualEnv:
@@ -132,10 +139,16 @@ def _scenario(env_id: str) -> list[Task]:
 def scenario_spec(env_id: str) -> EnvSpec:
     """Return the registration of a scenario, loading installed plugins (group ``clenv.scenarios``) if need be.
 
+    Args:
+        env_id: Gymnasium id; ``module:id`` imports the module that registers it first.
+
     Raises:
         gymnasium.error.UnregisteredEnv: There is no such id; the message names the nearest.
         UnknownNameError: The id is registered, but is no scenario of clenv.
     """
+    module, _, env_id = env_id.rpartition(":")
+    if module:
+        _import(module)
     if env_id not in gymnasium_registry:
         for plugin in entry_points(group="clenv.scenarios"):
             plugin.load()
@@ -155,7 +168,7 @@ def make(env_id: str, *, render_mode: Any = None, **overrides: Any) -> Continual
     """Make the environment of a registered scenario, without wrappers.
 
     Args:
-        env_id: Gymnasium id, e.g. ``clenv/SplitDigits-v0``.
+        env_id: Gymnasium id, e.g. ``clenv/SplitDigits-v0``; ``module:id`` imports the module that registers it first.
         render_mode: ``rgb_array`` or None.
         **overrides: Settings of the stream (see `Settings`) and arguments of the scenario.
 
@@ -166,7 +179,7 @@ def make(env_id: str, *, render_mode: Any = None, **overrides: Any) -> Continual
     spec = scenario_spec(env_id)
     kwargs = {**spec.kwargs, **overrides}
     env = create(render_mode=render_mode, **kwargs)
-    env.spec = EnvSpec(env_id, entry_point=_ENTRY_POINT, kwargs=kwargs, disable_env_checker=True)
+    env.spec = EnvSpec(spec.id, entry_point=_ENTRY_POINT, kwargs=kwargs, disable_env_checker=True)
     return env
 
 
@@ -220,6 +233,19 @@ def agent_class(agent: str | type[Agent]) -> type[Agent]:
     if not (isinstance(found, type) and issubclass(found, Agent)):
         raise TypeError(f"{agent!r} is not an Agent class")
     return found
+
+
+def agent_name(cls: type[Agent]) -> tuple[str, str]:
+    """Return the name a class is registered under, or else its path; and its path ``module:Class``.
+
+    Raises:
+        SettingsError: No path leads to the class, so that no other process can find it.
+    """
+    path = f"{cls.__module__}:{cls.__qualname__}"
+    if "<" in path or _resolve(path) is not cls:
+        raise SettingsError(f"no import path leads to the agent {path}: expected a class at the top of a module")
+    names = [name for name, known in _agents.items() if known in (cls, path)]
+    return (names or [path])[0], path
 
 
 def make_agent(
