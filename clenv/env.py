@@ -56,6 +56,8 @@ from clenv.timeline import Recording, Timeline
 
 Learner = Agent | Callable[[Tensor, int | None], Tensor]
 _RECENT = 64  # endless contexts whose tasks are kept; older ones are restored from their ids
+_LARGEST = float(np.finfo(np.float32).max)  # Gymnasium wants finite bounds: every finite input is within
+_LARGE = 1e6  # sampled predictions have a finite loss; larger ones are not refused
 _ENDLESS = 2**31  # upper end of task indices where the number of tasks is not known
 
 
@@ -117,7 +119,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         self.stream_spec = self._spec()
         self.observation_space = self._observation_space()
         self.action_space = spaces.Box(
-            -np.inf, np.inf, (self.settings.batch_size, self.stream_spec.output_size), np.float32
+            -_LARGE, _LARGE, (self.settings.batch_size, self.stream_spec.output_size), np.float32
         )
         self._timeline: Timeline | None = None
         self._seed = 0
@@ -259,7 +261,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         tasks = 0 if hidden else (_ENDLESS if spec.tasks is None else spec.tasks)
         return spaces.Dict(
             {
-                "x": spaces.Box(-np.inf, np.inf, (spec.batch_size, *spec.input_shape), np.float32),
+                "x": spaces.Box(-_LARGEST, _LARGEST, (spec.batch_size, *spec.input_shape), np.float32),
                 "task": spaces.Discrete(tasks + 1, start=-1),
                 "position": spaces.Discrete(spec.round_length),
             }

@@ -71,7 +71,7 @@ def test_written_form_round_trip(policy):
 def test_a_policy_of_ones_own_has_no_written_form():
     class Mine(Requests):
         def after_step(self, moment):
-            return Decision()
+            return Decision(moment.ledger.removable)
 
     with pytest.raises(SettingsError, match="Mine is not built in"):
         requests_to_plain(Mine())
