@@ -420,9 +420,9 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
 
         Returns:
             Observation, reward (minus the loss), terminated, truncated, info. ``info`` holds ``step``, ``loss``,
-            ``accuracy`` (nan for regression) and ``events``; with predictions also ``outcomes``, the targets that
-            were revealed (`Outcome` records; several or none if labels are delayed), and only those events that a
-            learner is told. With an agent also ``figures``, what its ``observe`` returned. When the stream is over,
+            ``accuracy`` (nan for regression) and ``events``. With predictions, ``targets`` are those of this step
+            (absent if labels are delayed), ``outcomes`` all that was revealed now (dicts with the fields of
+            `Outcome`, as NumPy arrays), and the events are only those that a learner is told. With an agent also ``figures``, what its ``observe`` returned. When the stream is over,
             ``reason`` says why.
 
         Raises:
@@ -439,7 +439,9 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
             outcomes += self._flush()
             told = [masked for event in events if (masked := self._masked(event)) is not None]
             info = self._info(told)
-            info["outcomes"] = outcomes
+            info["outcomes"] = tuple(_outcome_to_numpy(outcome) for outcome in outcomes)
+            if outcomes and outcomes[-1].step == self._step:
+                info["targets"] = info["outcomes"][-1]["y"]
             return self._as_numpy(), -self._loss, *self._over(), info
         if action.process != os.getpid():
             raise ClenvError(
@@ -845,6 +847,11 @@ def _class_names(task: Task) -> list[str]:
     if task.classes is not None:
         return list(task.classes)
     return [f"{task.id}/{number}" for number in range(task.outputs)]
+
+
+def _outcome_to_numpy(outcome: Outcome) -> dict[str, Any]:
+    fields = outcome._asdict()
+    return {**fields, "x": outcome.x.cpu().numpy(), "y": outcome.y.cpu().numpy(), "loss": outcome.loss.item()}
 
 
 def _recorded_permanence(events: Sequence[Event]) -> RecordedPermanence:

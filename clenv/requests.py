@@ -223,7 +223,7 @@ class RandomRequests(Requests):
 class RecordedPermanence(Requests):
     """Permanence as it was recorded, for a replay from which visits are left out; no request is repeated.
 
-    A decision that fell in a visit that is left out is delivered at the next moment that is played.
+    What fell in a visit that is left out is delivered with the last step played before it, or as the next visit begins.
 
     Args:
         after: Step and task of each decision after a step, in order.
