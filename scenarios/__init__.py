@@ -1,8 +1,25 @@
 """The task families, one file a family. Ids are registered here; factories are imported when they are used."""
 
+from typing import Any
+
 from clenv.registry import register
 
 if __name__ != "clenv.scenarios":
     raise ImportError(f"import this package as clenv.scenarios, not as {__name__}")
 
-register("clenv/TwoGaussians-v0", "clenv.scenarios.two_gaussians:two_gaussians", schedule=(0, 1), round_length=100)
+_RECURRING = {"alpha": 0.9, "round_length": 10, "horizon": 3000}
+_SEED_TASK = {"schedule": ("class-1", "class-0"), "round_length": 9, "batch_size": 100}
+_BLIND = {"paradigm": "domain", "task_labels": "hidden", "announce_switches": False}
+_PUBLISHED = {"alpha": 0.9, "switch": "any", "sampling": "balanced", "batch_size": 25, "horizon": 10_000}
+
+_SCENARIOS: dict[str, tuple[str, dict[str, Any]]] = {
+    "TwoGaussians": ("two_gaussians:two_gaussians", _SEED_TASK | _BLIND),
+    "ManyGaussians": ("two_gaussians:many_gaussians", _RECURRING),
+    "SplitDigits": ("digits:split_digits", _RECURRING),
+    "PermutedDigits": ("digits:permuted_digits", _RECURRING),
+    "SplitFashionMNIST": ("fashion_mnist:split_fashion_mnist", _RECURRING),
+    "PermutedFashionMNIST": ("fashion_mnist:permuted_fashion_mnist", _RECURRING),
+    "OsakaEpisodic": ("osaka_episodic:osaka_episodic", _PUBLISHED | _BLIND),
+}
+for _name, (_path, _defaults) in _SCENARIOS.items():
+    register(f"clenv/{_name}-v0", f"clenv.scenarios.{_path}", **_defaults)

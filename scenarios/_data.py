@@ -1,0 +1,189 @@
+"""What families of tasks from one labelled data set share: parts by class without a copy, permuted inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import accumulate, pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clenv.errors import SettingsError
+from clenv.rng import generator
+from clenv.task import Split, Task
+
+
+class ByClass(Split):
+    """Examples sorted by class, so that every class is one block of rows.
+
+    Args:
+        x: Inputs, shape ``(n, *input_shape)``.
+        y: Class numbers, shape ``(n,)``.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        order = torch.argsort(y, stable=True)
+        super().__init__(x[order], y[order])
+        ends = accumulate(torch.bincount(y).tolist())
+        self.blocks: tuple[tuple[int, int], ...] = tuple(pairwise([0, *ends]))
+
+    def consecutive(self, first: int, count: int, shape: Sequence[int]) -> Split:
+        """Return classes ``first`` to ``first + count - 1`` as classes 0, 1, ..., inputs reshaped, memory shared."""
+        start, stop = self.blocks[first][0], self.blocks[first + count - 1][1]
+        return Split(self.x[start:stop].view(-1, *shape), self.y[start:stop] - first)
+
+    def select(self, classes: Sequence[int]) -> Split:
+        """Return some classes under new numbers: the first is class 0, and so on."""
+        return _Selection(self, [self.blocks[number] for number in classes])
+
+
+class _Selection(Split):
+    """Some blocks of a split, numbered in the order given, without a copy: making one costs microseconds."""
+
+    def __init__(self, base: Split, blocks: Sequence[tuple[int, int]]) -> None:
+        self._base, self._blocks = base, tuple(blocks)
+        ends = list(accumulate(stop - start for start, stop in blocks))
+        self._size = ends[-1]
+        self._ends = torch.tensor(ends, device=base.device)
+        shift = [stop - end for (_, stop), end in zip(blocks, ends, strict=True)]
+        self._shift = torch.tensor(shift, device=base.device)  # from rows here to rows of the base, by label
+
+    @property
+    def x(self) -> Tensor:
+        return self.inputs()
+
+    @property
+    def y(self) -> Tensor:
+        return self.targets()
+
+    def __len__(self) -> int:
+        return self._size
+
+    def inputs(self, rows: Tensor | None = None) -> Tensor:
+        rows = self._rows(rows)
+        return self._base.inputs(rows + self._shift.index_select(0, self.targets(rows)))
+
+    def targets(self, rows: Tensor | None = None) -> Tensor:
+        return torch.bucketize(self._rows(rows), self._ends, right=True)
+
+    def _rows(self, rows: Tensor | None) -> Tensor:
+        return torch.arange(self._size, device=self.device) if rows is None else rows
+
+    @property
+    def device(self) -> torch.device:
+        return self._base.device
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return self._base.input_shape
+
+    @property
+    def target_shape(self) -> tuple[int, ...]:
+        return ()
+
+    @property
+    def regression(self) -> bool:
+        return False
+
+    @cached_property
+    def label_range(self) -> tuple[int, int]:
+        return 0, len(self._blocks) - 1
+
+    @cached_property
+    def class_rows(self) -> list[NDArray[np.int64]]:
+        ends = accumulate(stop - start for start, stop in self._blocks)
+        return [np.arange(start, stop) for start, stop in pairwise([0, *ends])]
+
+    def to(self, device: torch.device) -> Split:
+        return self if device == self.device else _Selection(self._base.to(device), self._blocks)
+
+
+class Data(NamedTuple):
+    """A labelled data set.
+
+    Attributes:
+        name: What task ids begin with.
+        train: Training examples, inputs flat, in [0, 1].
+        test: Held-out examples.
+        classes: Names of the classes, by number.
+        image_shape: Shape of an input as an image, ``(channels, height, width)``.
+        levels: Value of the brightest pixel before it was scaled to 1.
+    """
+
+    name: str
+    train: ByClass
+    test: ByClass
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    levels: int
+
+
+def split_tasks(data: Data, classes_per_task: int, *, image: bool) -> list[Task]:
+    """Return one task for every ``classes_per_task`` consecutive classes, inputs flat or as images.
+
+    Raises:
+        SettingsError: The number of classes per task does not divide the number of classes.
+    """
+    total = len(data.classes)
+    divisors = [n for n in range(1, total + 1) if total % n == 0]
+    if classes_per_task not in divisors:
+        raise SettingsError(f"classes_per_task={classes_per_task!r}: expected one of {divisors}, for {total} classes")
+    shape = data.image_shape if image else data.train.input_shape
+    return [
+        Task(
+            "-".join([data.name, *map(str, range(first, first + classes_per_task))]),
+            data.train.consecutive(first, classes_per_task, shape),
+            data.test.consecutive(first, classes_per_task, shape),
+            outputs=classes_per_task,
+            classes=data.classes[first : first + classes_per_task],
+        )
+        for first in range(0, total, classes_per_task)
+    ]
+
+
+class Permutation:
+    """A fixed reordering of the features of flat inputs.
+
+    Args:
+        order: Feature ``i`` of the result is feature ``order[i]`` of the input; int64, shape ``(features,)``.
+    """
+
+    def __init__(self, order: Tensor) -> None:
+        self.order = order
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return ``x``, shape ``(n, features)``, with its columns reordered."""
+        if self.order.device != x.device:
+            self.order = self.order.to(x.device)
+        return x.index_select(1, self.order)
+
+
+def permuted_tasks(data: Data, n_tasks: int, data_seed: int) -> list[Task]:
+    """Return ``n_tasks`` tasks that share the data: task 0 as it is, each other with its own order of the pixels.
+
+    The order of task ``i`` depends on ``(data_seed, i)`` alone. The classes of a task are its own.
+
+    Raises:
+        SettingsError: The number of tasks is not a whole number >= 1.
+    """
+    check_count("n_tasks", n_tasks)
+    pixels = data.train.input_shape[0]
+    orders = (generator(data_seed, "permutation", number).permutation(pixels) for number in range(1, n_tasks))
+    return [
+        Task(f"permuted-{data.name}-{number}", data.train, data.test, outputs=len(data.classes), transform=transform)
+        for number, transform in enumerate([None, *(Permutation(torch.from_numpy(order)) for order in orders)])
+    ]
+
+
+def check_count(name: str, value: object, *, least: int = 1) -> None:
+    """Refuse anything but a whole number from ``least`` on.
+
+    Raises:
+        SettingsError: The message names the argument and the value.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise SettingsError(f"{name}={value!r}: expected a whole number >= {least}")

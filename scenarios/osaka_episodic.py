@@ -1,0 +1,139 @@
+"""The stream that the OSAKA paper published: fresh few-shot contexts for ever (Caccia et al., NeurIPS 2020).
+
+At every switch a mode is drawn, then an ordered list of ``n_way`` distinct classes of that mode; the label of a class
+is its place in the list. What comes back are classes under other labels, hardly ever a context.
+
+The released code differs in three points. Pixels: its MNIST and Fashion-MNIST are not scaled to [0, 1];
+``scaled=False`` brings that back. First step: it makes no prediction there and counts accuracy 0, while every step is
+scored here. Pre-training: its mode ``pretrain`` draws from all classes, not from those of the pre-training; endless
+contexts have no pre-training phase here, so there is nothing to correct, and ``modes`` can be any classes.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import accumulate
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clenv.errors import SettingsError, UnknownNameError, nearest
+from clenv.task import Scenario, Task
+
+from ._data import Data, check_count
+from .digits import load_digits
+from .fashion_mnist import load_fashion_mnist
+
+DataName = Literal["digits", "fashion-mnist"]
+Modes = Mapping[str, tuple[float, Sequence[int]]]
+
+DEFAULT_MODES: Modes = {
+    "pretrain": (0.5, tuple(range(10))),
+    "ood1": (0.25, tuple(range(5))),
+    "ood2": (0.25, tuple(range(5, 10))),
+}
+"""Probability and classes of each mode: one of all classes, two of half of them, as in the paper's Omniglot stream."""
+
+
+def osaka_episodic(
+    data: DataName = "digits",
+    n_way: int = 5,
+    modes: Modes | None = None,
+    scaled: bool = True,
+    data_folder: str | None = None,
+) -> Scenario:
+    """Return an endless source of contexts; the number of shots is ``batch_size / n_way``.
+
+    Args:
+        data: Data set that the classes come from.
+        n_way: Classes a context.
+        modes: Probability and class numbers of each mode, by name; None: `DEFAULT_MODES`.
+        scaled: Pixels in [0, 1]; False: as stored, 0 to 255 (digits: 0 to 16).
+        data_folder: Where Fashion-MNIST is, see `split_fashion_mnist`.
+
+    Raises:
+        SettingsError: An argument is out of range.
+        DataError: The data cannot be had.
+    """
+    if data not in get_args(DataName):
+        raise SettingsError(f"data={data!r}: expected one of {', '.join(map(repr, get_args(DataName)))}")
+    check_count("n_way", n_way, least=2)
+    source = load_digits() if data == "digits" else load_fashion_mnist(data_folder)
+    return Scenario(Episodes(source, n_way, modes or DEFAULT_MODES, scaled=scaled))
+
+
+class Episodes:
+    """Fresh contexts of one data set, as `clenv.task.Contexts` asks.
+
+    Args:
+        data: The data set; contexts show parts of it without a copy.
+        n_way: Classes a context.
+        modes: Probability and class numbers of each mode, by name.
+        scaled: Pixels in [0, 1], or as stored.
+
+    Raises:
+        SettingsError: A mode has too few classes, unknown or repeated ones, or probabilities do not sum to 1.
+    """
+
+    def __init__(self, data: Data, n_way: int, modes: Modes, *, scaled: bool) -> None:
+        _check_modes(modes, n_way, len(data.classes))
+        self._data, self._n_way = data, n_way
+        self._names = list(modes)
+        self._pools = {name: np.array(classes) for name, (_, classes) in modes.items()}
+        self._cumulative = list(accumulate(probability for probability, _ in modes.values()))
+        self._transform: Callable[[Tensor], Tensor] | None = None if scaled else partial(torch.mul, other=data.levels)
+
+    def sample(self, rng: np.random.Generator) -> Task:
+        """Draw a mode, then an ordered list of its classes."""
+        place = bisect_right(self._cumulative, rng.random() * self._cumulative[-1])
+        mode = self._names[min(place, len(self._names) - 1)]
+        return self._task(mode, rng.choice(self._pools[mode], size=self._n_way, replace=False).tolist())
+
+    def restore(self, task_id: str) -> Task:
+        """Return the context with this id, ``mode-class-class-...``.
+
+        Raises:
+            UnknownNameError: No context of this source has this id.
+        """
+        mode, *written = task_id.rsplit("-", self._n_way)
+        if mode not in self._pools:
+            raise UnknownNameError(f"context {task_id!r} is of no mode here.{nearest(mode, self._names)}")
+        classes = [int(number) for number in written if number.isdecimal()]
+        if len(set(classes)) != self._n_way or not set(classes) <= set(self._pools[mode].tolist()):
+            raise UnknownNameError(
+                f"context {task_id!r}: expected {self._n_way} different classes of {self._pools[mode].tolist()}"
+            )
+        return self._task(mode, classes)
+
+    def _task(self, mode: str, classes: Sequence[int]) -> Task:
+        data = self._data
+        return Task(
+            "-".join([mode, *map(str, classes)]),
+            data.train.select(classes),
+            data.test.select(classes),
+            outputs=len(classes),
+            classes=tuple(data.classes[number] for number in classes),
+            group=mode,
+            transform=self._transform,
+        )
+
+
+def _check_modes(modes: Modes, n_way: int, classes: int) -> None:
+    for name, (probability, pool) in modes.items():
+        if not 0 < probability <= 1:
+            raise SettingsError(f"mode {name!r} has probability {probability!r}: expected a number in (0, 1]")
+        unknown = [number for number in pool if number not in range(classes)]
+        if unknown:
+            raise SettingsError(f"mode {name!r} has class {unknown[0]!r}: expected numbers from 0 to {classes - 1}")
+        if len(set(pool)) < len(pool):
+            raise SettingsError(f"mode {name!r} has classes {list(pool)}: expected each once")
+        if len(pool) < n_way:
+            raise SettingsError(f"mode {name!r} has {len(pool)} classes: expected at least n_way={n_way}")
+    total = sum(probability for probability, _ in modes.values())
+    if not math.isclose(total, 1):
+        raise SettingsError(f"the probabilities of the modes sum to {total}: expected 1")
