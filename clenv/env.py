@@ -420,10 +420,11 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
 
         Returns:
             Observation, reward (minus the loss), terminated, truncated, info. ``info`` holds ``step``, ``loss``,
-            ``accuracy`` (nan for regression) and ``events``. With predictions, ``targets`` are those of this step
-            (absent if labels are delayed), ``outcomes`` all that was revealed now (dicts with the fields of
-            `Outcome`, as NumPy arrays), and the events are only those that a learner is told. With an agent also ``figures``, what its ``observe`` returned. When the stream is over,
-            ``reason`` says why.
+            ``accuracy`` (nan for regression), ``events`` and, when the stream is over, the ``reason``.
+
+            With an agent also ``figures``, what its ``observe`` returned. With predictions also ``targets``, those of
+            this step (absent if labels are delayed), and ``outcomes``, all that was revealed now (dicts with the
+            fields of `Outcome`, as NumPy arrays); the events are then only those that a learner is told.
 
         Raises:
             PredictionError: The predictions have the wrong type, shape or device.
