@@ -209,12 +209,12 @@ class Agent(ABC):
                 f"this is not a state of {type(self).__name__}: it holds {sorted(state)}, expected {sorted(mine)}"
             )
         for name, value in state.items():
-            if not _is_nested_state(value):
+            if not _holds_nested_state(value):
                 setattr(self, name, _unpack(value, self._device))
         self.rebuild()
         for name, value in state.items():
-            if _is_nested_state(value):
-                getattr(self, name).load_state_dict(value[_NESTED])
+            if _holds_nested_state(value):
+                _load_nested(getattr(self, name), value)
 
     def rebuild(self) -> None:  # noqa: B027
         """Make anew what is derived from restored attributes, e.g. an optimiser over restored parameters."""
@@ -225,6 +225,19 @@ _NESTED = "__state_dict__"
 
 def _is_nested_state(value: object) -> bool:
     return isinstance(value, dict) and set(value) == {_NESTED}
+
+
+def _holds_nested_state(value: object) -> bool:
+    return isinstance(value, dict) and (_is_nested_state(value) or any(map(_holds_nested_state, value.values())))
+
+
+def _load_nested(target: Any, value: dict[Any, Any]) -> None:
+    """Restore an object that has its own state, or a dict of such objects."""
+    if _is_nested_state(value):
+        target.load_state_dict(value[_NESTED])
+        return
+    for name, item in value.items():
+        _load_nested(target[name], item)
 
 
 def _pack(value: Any, where: str) -> Any:

@@ -72,10 +72,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check every range."""
-        for name, hint in get_type_hints(type(self)).items():
-            if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
-                options = ", ".join(map(repr, get_args(hint)))
-                raise SettingsError(f"{name}={getattr(self, name)!r}: expected one of {options}")
+        check_choices(self)
         if not _is_number(self.alpha) or not 0 <= self.alpha <= 1:
             raise SettingsError(f"alpha={self.alpha!r}: expected a probability in [0, 1]")
         if not _is_number(self.ood_probability) or not 0 < self.ood_probability < 1:
@@ -147,6 +144,18 @@ def _scalar(name: str, value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise SettingsError(f"{name}={value!r} cannot be written down: a run in a folder needs plain settings")
+
+
+def check_choices(config: object) -> None:
+    """Refuse a dataclass in which a field of a ``Literal`` type holds something else.
+
+    Raises:
+        SettingsError: The message names the field and what was expected.
+    """
+    for name, hint in get_type_hints(type(config)).items():
+        if get_origin(hint) is Literal and getattr(config, name) not in get_args(hint):
+            options = ", ".join(map(repr, get_args(hint)))
+            raise SettingsError(f"{name}={getattr(config, name)!r}: expected one of {options}")
 
 
 def _is_number(value: object) -> bool:

@@ -1,0 +1,128 @@
+"""What learners share: the turn that learns from the very forward pass that was scored, optimisers, protection."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clenv.agent import Agent, Outcome
+from clenv.errors import SettingsError
+
+from .backbone import Architecture
+
+_FUSED = {"cpu", "cuda"}  # devices for which torch's optimisers have fused kernels
+
+
+class Learner(Agent):
+    """An agent that learns by gradients.
+
+    A subclass says how to make ready for a task (`enter`), how to answer with a graph (`forward`), and what to do with
+    a loss (`learn`). Without delay of labels the loss scored by the world carries the graph of `forward`, so that a
+    step costs one forward pass; with delay `forward` runs again when the targets arrive, and `step` only predicts.
+    """
+
+    @abstractmethod
+    def enter(self, task: int | None) -> None:
+        """Make ready to learn a task; nothing happens if it is the running one. None: it is hidden."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Answer inputs of the task entered, with the graph; shape ``(n, output_size)``."""
+
+    @abstractmethod
+    def learn(self, loss: Tensor) -> Mapping[str, float] | None:
+        """Update from the loss of the task entered; may return figures to log."""
+
+    def step(self, observation: Mapping[str, Any]) -> Tensor:
+        """Answer a minibatch with the graph that `observe` learns from (see `clenv.agent.Agent.step`)."""
+        if self._spec.label_delay:
+            return super().step(observation)
+        task = observation["task"]
+        self.enter(None if task < 0 else task)
+        return self.forward(observation["x"])
+
+    def observe(self, outcome: Outcome) -> Mapping[str, float] | None:
+        """Learn from revealed targets."""
+        self.enter(outcome.task)
+        loss = outcome.loss
+        if not loss.requires_grad:
+            outputs = self.forward(outcome.x)[:, : outcome.outputs]
+            criterion = F.mse_loss if outcome.y.is_floating_point() else F.cross_entropy
+            loss = criterion(outputs, outcome.y)
+        return self.learn(loss)
+
+
+@dataclass(frozen=True)
+class Training(Architecture):
+    """Backbone and optimiser; the base of the hyperparameters of agents that learn by gradients."""
+
+    optimizer: Literal["sgd", "adam"] = "adam"
+    """Optimiser of the weights."""
+    learning_rate: float = 1e-3
+    """Its step size."""
+    momentum: float = 0.0
+    """Momentum of ``sgd``; ``adam`` has its own."""
+    weight_decay: float = 0.0
+    """Added to the gradient: this times the weight."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        if not self.learning_rate > 0:
+            raise SettingsError(f"learning_rate={self.learning_rate!r}: expected a number > 0")
+        if not 0 <= self.momentum < 1:
+            raise SettingsError(f"momentum={self.momentum!r}: expected a number in [0, 1)")
+        if not self.weight_decay >= 0:
+            raise SettingsError(f"weight_decay={self.weight_decay!r}: expected a number >= 0")
+        if self.momentum and self.optimizer == "adam":
+            raise SettingsError(f"momentum={self.momentum!r} is for optimizer='sgd', but optimizer='adam'")
+
+    def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """Return a fresh optimiser over parameters, in one group."""
+        trained = list(parameters)
+        fused = trained[0].device.type in _FUSED
+        if self.optimizer == "adam":
+            return torch.optim.Adam(trained, lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused)
+        return torch.optim.SGD(
+            trained, lr=self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay, fused=fused
+        )
+
+
+def set_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
+    """Hand gradients to an optimiser."""
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+
+
+class WriteProtection:
+    """Keeps chosen entries of parameters as they are, whatever optimiser steps.
+
+    Masking gradients alone does not: momentum and weight decay move entries whose gradient is zero. So the protected
+    entries are put back after each step, bit for bit; the gradients are masked as well, for the optimiser's moments
+    and for gradient clipping.
+
+    Args:
+        parameters: What an optimiser will change.
+        protected: For each parameter, True where it must not change.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], protected: Sequence[Tensor]) -> None:
+        self._parameters, self._protected = list(parameters), list(protected)
+        self._kept = [parameter.detach().clone() for parameter in parameters]
+        self._factors = [(~flags).to(kept.dtype) for flags, kept in zip(protected, self._kept, strict=True)]
+
+    def mask(self, gradients: list[Tensor]) -> None:
+        """Set the gradients of protected entries to zero, in place; the parameters' come first in the list."""
+        torch._foreach_mul_(gradients[: len(self._factors)], self._factors)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the protected entries back; call it after each step of the optimiser."""
+        for parameter, kept, flags in zip(self._parameters, self._kept, self._protected, strict=True):
+            torch.where(flags, kept, parameter, out=parameter)
