@@ -1,0 +1,141 @@
+"""The package as it is built and imported: whole wheel, arrows one way, nothing heavy at import, guards."""
+
+import ast
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ("clenv", "agents", "scenarios")
+
+
+def modules(room):
+    """Files of a room without what its links lead to."""
+    return [
+        p
+        for p in (ROOT / room).rglob("*.py")
+        if p.relative_to(ROOT).parts[:2] not in {("clenv", "agents"), ("clenv", "scenarios")}
+    ]
+
+
+def imports(path):
+    """Absolute names of all modules that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.ImportFrom):
+            found.add("." * node.level + (node.module or ""))
+    return found
+
+
+def is_within(name, package):
+    return name == package or name.startswith(f"{package}.")
+
+
+@pytest.mark.parametrize("path", modules("agents") + modules("scenarios"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_agents_and_scenarios_import_the_core_and_never_each_other(path):
+    other = "scenarios" if path.is_relative_to(ROOT / "agents") else "agents"
+    for name in imports(path):
+        assert not is_within(name, f"clenv.{other}")
+        assert not is_within(name, "agents")
+        assert not is_within(name, "scenarios")
+        assert not name.startswith("..")
+        assert name != "clenv" or path.name != "__init__.py"
+
+
+@pytest.mark.parametrize("path", modules("clenv"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_core_names_no_agent_and_no_scenario(path):
+    from clenv.registry import agent_names, scenario_ids
+
+    if path == ROOT / "clenv" / "__init__.py":  # the composition root names the two rooms, nothing in them
+        assert {n for n in imports(path) if "agents" in n.split(".") or "scenarios" in n.split(".")} == {
+            "clenv.agents",
+            "clenv.scenarios",
+        }
+        return
+    for name in imports(path):
+        assert not is_within(name, "clenv.agents")
+        assert not is_within(name, "clenv.scenarios")
+    tree = ast.parse(path.read_text())
+    documentation = {
+        id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    words = {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation
+    }
+    assert not words & {*agent_names(), *scenario_ids()}
+
+
+def test_importing_clenv_loads_nothing_heavy():
+    code = "import sys, clenv; print(' '.join(sorted({name.split('.')[0] for name in sys.modules})))"
+    loaded = subprocess.run(  # noqa: S603  # our own interpreter and code
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout.split()
+    heavy = {
+        "avalanche",
+        "duckdb",
+        "matplotlib",
+        "pandas",
+        "ray",
+        "scipy",
+        "sklearn",
+        "tensorboard",
+        "torchvision",
+        "tyro",
+    }
+    assert not heavy & set(loaded)
+
+
+def test_importing_clenv_touches_no_generator_and_no_folder():
+    code = (
+        "import os, random, sys, numpy as np, torch\n"
+        "def state(): return (random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state().tolist(),"
+        " os.getcwd(), list(sys.path), torch.get_num_threads())\n"
+        "before = state(); import clenv; assert state() == before"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)  # noqa: S603  # our own code
+
+
+@pytest.mark.parametrize("room", ["agents", "scenarios"])
+def test_rooms_refuse_to_be_imported_by_their_bare_names(room):
+    run = subprocess.run(  # noqa: S603  # our own interpreter and code
+        [sys.executable, "-c", f"import {room}"], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert f"import this package as clenv.{room}, not as {room}" in run.stderr
+
+
+def test_the_wheel_holds_every_module(tmp_path):
+    copy = tmp_path / "copy"
+    names = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],  # noqa: S607
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    ).stdout.splitlines()
+    for name in names:
+        source = ROOT / name
+        if source.exists() or source.is_symlink():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, copy / name, follow_symlinks=False)
+    subprocess.run(  # noqa: S603
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path / "dist", copy],
+        capture_output=True,
+        check=True,
+    )
+    (wheel,) = (tmp_path / "dist").glob("continual_env-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        inside = {name for name in archive.namelist() if ".dist-info/" not in name}
+    expected = {str(path.relative_to(ROOT)) for path in modules("clenv")}
+    expected |= {f"clenv/{path.relative_to(ROOT)}" for room in ROOMS[1:] for path in modules(room)}
+    expected |= {"clenv/py.typed"} | {str(path.relative_to(ROOT)) for path in (ROOT / "clenv").glob("*.toml")}
+    assert inside == expected
