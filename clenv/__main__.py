@@ -1,0 +1,5 @@
+"""``python -m clenv``."""
+
+from clenv.cli import main
+
+main()

@@ -1,0 +1,359 @@
+"""The command ``clenv``: list, run, resume, check, demo.
+
+Options and their help come from what they set: the fields of `Settings` and of the agent's hyperparameters, and the
+arguments of `clenv.run` and of the scenario's factory.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import gymnasium
+import tyro
+
+from clenv.agent import Agent, NoHyperparameters
+from clenv.errors import ClenvError, SettingsError, UnknownNameError
+from clenv.folder import read
+from clenv.registry import (
+    agent_class,
+    agent_names,
+    factory_arguments,
+    make,
+    make_agent,
+    scenario_factory,
+    scenario_ids,
+    scenario_spec,
+)
+from clenv.requests import Requests, requests_from_plain, requests_to_plain
+from clenv.run import Records, resume, run
+from clenv.settings import Settings
+from clenv.table import table
+from clenv.task import Task
+
+_FOLDER = "runs/{scenario}-{agent}-{seed}"
+_KINDS = tyro.constructors.ConstructorRegistry()
+say = sys.stdout.write
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and leave the process: 0 done, 1 a check failed or a run diverged, 2 bad input.
+
+    Args:
+        arguments: Words of the command line; None: those of the process.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # agents and scenarios in the folder where the command is typed
+    try:
+        app = tyro.extras.SubcommandApp()
+        for name, command in (("list", _list), ("resume", _resume), ("check", _check), ("demo", _demo)):
+            app.command(name=name)(command)
+        app.command(name="run")(_run_command(words))
+        code = app.cli(
+            prog="clenv", description="A world of tasks that return and are unlearned.", args=words, registry=_KINDS
+        )
+    except (ClenvError, gymnasium.error.Error, OSError) as error:
+        sys.stderr.write(f"clenv: {' '.join(str(error).split())}\n")
+        code = 2
+    sys.exit(code)
+
+
+# list
+
+
+def _list() -> int:
+    """List the scenarios and agents that are known here."""
+    say("Scenarios\n\n")
+    for env_id in scenario_ids():
+        _entry(env_id, scenario_spec(env_id).kwargs["factory"], scenario_factory)
+    say("Agents\n\n")
+    for name in agent_names():
+        _entry(name, _claims, agent_class)
+    return 0
+
+
+def _entry(name: str, about: str | Callable[[Any], str], find: Callable[[str], object]) -> None:
+    """Say what a name leads to: the first line of its documentation, and where it comes from; or why nowhere."""
+    try:
+        found = find(name)
+    except UnknownNameError as error:
+        say(f"{name}\n    {error}\n\n")
+        return
+    first = (inspect.getdoc(found) or "no documentation").split("\n")[0]
+    say(f"{name}\n    {first}\n    {about if isinstance(about, str) else about(found)}\n\n")
+
+
+def _claims(cls: type[Agent]) -> str:
+    told = {
+        "never": "needs no task labels",
+        "train": "needs task labels with the targets",
+        "always": "needs task labels",
+    }
+    claims = {
+        "needs pre-training": cls.needs_pretraining,
+        "uses the round length": cls.uses_round_length,
+        "forgetting-free": cls.forgetting_free,
+        "grows": cls.grows,
+        "unlearning commutes": cls.commutes,
+    }
+    made = [claim for claim, holds in claims.items() if holds]
+    path = f"{cls.__module__}:{cls.__qualname__}"
+    return ", ".join([path, told[cls.needs_task_labels], f"unlearning {cls.unlearning.name.lower()}", *made])
+
+
+# run and resume
+
+
+def _run_command(words: Sequence[str]) -> Callable[..., int]:
+    """Return the command ``run`` with the options of the scenario and the agent that the words name."""
+    named = words[:1] == ["run"] and not any(word.startswith("-") for word in words[1:3]) and len(words) > 2
+    spec = scenario_spec(words[1]) if named else None
+    registered = {} if spec is None else spec.kwargs
+    settings = Settings().updated(**{k: v for k, v in registered.items() if k in Settings.names()})
+    options: dict[str, Any] = {
+        "env_id": _word("SCENARIO", "Id of a scenario, or module:id."),
+        "name": _word("AGENT", "Name of an agent, or module:Class."),
+        "run": Annotated[Any, tyro.conf.arg(constructor=_run_options()), tyro.conf.OmitArgPrefixes],
+        "stream": Annotated[Settings, tyro.conf.OmitArgPrefixes],
+    }
+    defaults: dict[str, Any] = {"stream": settings}
+    if spec is not None:
+        cls = _agent_class(words[2])
+        factory = scenario_factory(words[1])
+        if factory_arguments(factory):
+            made = _keeping(factory, defaults=registered)
+            options["scenario"] = Annotated[Any, tyro.conf.arg(constructor=made)]
+        if cls.Hyperparameters is not NoHyperparameters:
+            options["learner"] = Annotated[cls.Hyperparameters, tyro.conf.arg(name="agent")]
+            defaults["learner"] = cls.Hyperparameters()
+
+    def command(*, env_id: str, stream: Settings, learner: Any = None, **chosen: Any) -> int:
+        if spec is None:
+            raise SettingsError("the names come first: clenv run SCENARIO AGENT [options]")
+        overrides = {**_changes(stream, settings), **chosen.get("scenario", {})}
+        hyperparameters = {} if learner is None else _changes(learner, type(learner)())
+        return _run(env_id, chosen["name"], overrides, hyperparameters, **chosen["run"])
+
+    command.__doc__ = (
+        "Run an agent through a scenario's stream, from its beginning. With both names given, --help shows the "
+        "options of both."
+    )
+    return _shaped(command, options, defaults)
+
+
+def _word(metavar: str, text: str) -> Any:
+    return Annotated[str, tyro.conf.arg(metavar=metavar, help=text), tyro.conf.Positional]
+
+
+def _agent_class(name: str) -> type[Agent]:
+    try:
+        return agent_class(name)
+    except TypeError as error:
+        raise UnknownNameError(str(error)) from error
+
+
+def _changes(chosen: Any, default: Any) -> dict[str, Any]:
+    names = [item.name for item in fields(chosen)]
+    return {name: getattr(chosen, name) for name in names if getattr(chosen, name) != getattr(default, name)}
+
+
+def _run_options() -> Callable[..., dict[str, Any]]:
+    folder = Annotated[str, tyro.conf.arg(help="Where the run is kept, a new or empty folder.")]
+    return _keeping(run, without=("env", "agent"), defaults={"folder": _FOLDER}, types={"folder": folder})
+
+
+def _keeping(
+    function: Callable[..., Any],
+    *,
+    without: Sequence[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+    types: Mapping[str, Any] | None = None,
+) -> Callable[..., dict[str, Any]]:
+    """Return a function that looks like ``function`` to the command line, but only returns its arguments."""
+
+    def keep(**arguments: Any) -> dict[str, Any]:
+        return arguments
+
+    keep.__name__, keep.__doc__ = function.__name__, function.__doc__
+    given = {name: p.default for name, p in inspect.signature(function).parameters.items() if name not in without}
+    hints = {**get_type_hints(function, include_extras=True), **(types or {})}
+    return _shaped(keep, {name: hints[name] for name in given}, {**given, **(defaults or {})})
+
+
+def _shaped(function: Callable[..., Any], types: Mapping[str, Any], defaults: Mapping[str, Any]) -> Callable[..., Any]:
+    """Give a function a signature for the command line to read."""
+    function.__annotations__ = dict(types)
+    function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # a documented attribute of functions
+        [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=defaults.get(name, inspect.Parameter.empty),
+                annotation=kind,
+            )
+            for name, kind in types.items()
+        ]
+    )
+    return function
+
+
+def _run(
+    scenario: str,
+    agent: str,
+    overrides: Mapping[str, Any],
+    hyperparameters: Mapping[str, Any],
+    *,
+    folder: str,
+    seed: int,
+    **options: Any,
+) -> int:
+    names = {"scenario": scenario.split("/")[-1], "agent": agent.replace(":", "-"), "seed": str(seed)}
+    for name, value in names.items():
+        folder = folder.replace(f"{{{name}}}", value)
+    env = make(scenario, **overrides)
+    learner = make_agent(agent, env, seed=seed, **hyperparameters)
+    return _play(run(env, learner, folder, seed=seed, **options), Path(folder))
+
+
+def _resume(folder: tyro.conf.Positional[str], progress: bool = True) -> int:
+    """Go on with a run that was stopped, to the same bits as if it had not been.
+
+    Args:
+        folder: The folder of the run.
+        progress: Whether to show a progress bar, if the output is a terminal.
+    """
+    return _play(resume(folder, progress=progress), Path(folder))
+
+
+def _play(records: Records, folder: Path) -> int:
+    """Take all records, or those until somebody asks to stop, and say what came of it."""
+    stopped: list[int] = []
+    before = {
+        number: signal.signal(number, lambda n, _: stopped.append(n)) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        for _ in records:
+            if stopped:
+                records.close()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    content = read(folder)
+    if content["state"] == "running":
+        say(f"stopped after {content['steps']} steps; go on with: clenv resume {folder}\n")
+        return 128 + stopped[0]
+    rows = [("score", content["agent"])]
+    rows += [
+        (name.replace("_", " "), "-" if value is None else f"{value:.4f}") for name, value in content["summary"].items()
+    ]
+    say(f"{content['state']}: {content['reason']}, {content['steps']} steps in {content['seconds']:.1f} s\n\n")
+    say(table(rows))
+    say(f"\nEverything is in {folder}: run.json, steps.parquet, events.jsonl, evaluations.jsonl, receipts.jsonl\n")
+    if content["options"]["tensorboard"]:
+        say(f"Curves: tensorboard --logdir {folder}\n")
+    return 1 if content["state"] == "diverged" else 0
+
+
+# check and demo
+
+
+def _check(kind: tyro.conf.Positional[Literal["agent", "scenario"]], target: tyro.conf.Positional[str]) -> int:
+    """Check whether an agent or a scenario keeps the contract and its own claims.
+
+    Args:
+        kind: What it is.
+        target: Its name or id; or module:Class of an agent, module:id of a scenario.
+    """
+    from clenv.testing import CheckFailure, check_agent, check_scenario
+
+    checks = list(check_agent(_agent_class(target)) if kind == "agent" else check_scenario(target))
+    failed = 0
+    for check in checks:
+        try:
+            check()
+        except CheckFailure as failure:
+            failed += 1
+            say(f"FAIL  {' '.join(str(failure).split())}\n")
+        else:
+            say(f"pass  {check.name}: {check.doc}\n")
+    say(f"\n{kind} {target}: {len(checks) - failed} of {len(checks)} checks hold\n")
+    return 1 if failed else 0
+
+
+def _demo(folder: str | None = None, processes: int = 2) -> int:
+    """See agents learn, return to, and unlearn real tasks, in about a minute.
+
+    Args:
+        folder: Where everything goes, a new or empty folder; None: a new one in runs/, named by date and time.
+        processes: Runs played at a time, each in a process of its own; 1: one after the other in this one.
+    """
+    from clenv.demo import demo
+
+    demo(folder, processes=processes)
+    return 0
+
+
+# Options that have no plain type
+
+
+@_KINDS.primitive_rule
+def _special(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+    """Read a request policy, and the scenario that out-of-distribution tasks come from."""
+    if info.type == Requests | None:
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs="*",
+            metavar="None|POLICY [FIELD=VALUE ...]|FILE.json",
+            instance_from_str=_requests,
+            is_instance=lambda value: value is None or isinstance(value, Requests),
+            str_from_instance=_requests_words,
+        )
+    if info.type == str | tuple[Task, ...]:
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="SCENARIO",
+            instance_from_str=lambda words: words[0],
+            is_instance=lambda value: isinstance(value, str | tuple),
+            str_from_instance=lambda value: [value] if isinstance(value, str) else [],
+        )
+    return None
+
+
+def _requests(words: list[str]) -> Requests | None:
+    """Read ``POLICY field=value ...``, or a file that holds a policy as JSON.
+
+    Raises:
+        SettingsError: The words make no policy.
+        UnknownNameError: There is no such policy.
+    """
+    if words in ([], ["None"]):
+        return None
+    try:
+        if words[0].endswith(".json"):
+            return requests_from_plain(json.loads(Path(words[0]).read_text()))
+        values = dict(word.split("=", 1) for word in words[1:])
+        return requests_from_plain({"policy": words[0], **{name: _value(text) for name, text in values.items()}})
+    except UnknownNameError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"requests {' '.join(words)}: {error}") from error
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _requests_words(policy: Requests | None) -> list[str]:
+    plain = requests_to_plain(policy)
+    if plain is None:
+        return ["None"]
+    return [plain.pop("policy"), *(f"{name}={json.dumps(value)}" for name, value in plain.items())]
