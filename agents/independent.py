@@ -15,6 +15,7 @@ from clenv.rng import key
 from clenv.settings import StreamSpec
 
 from .finetune import Finetune
+from .learning import told
 
 
 class Independent(Agent):
@@ -41,11 +42,10 @@ class Independent(Agent):
 
     def _learner(self, task: int | None) -> Finetune:
         """Return a task's network; one that does not exist yet is made, but not kept."""
-        if task is None:
-            raise ValueError("Independent must be told the task")
-        if task in self.learners:
-            return self.learners[task]
-        seed = key(self._seed, "network", task)
+        known = told(task, self)
+        if known in self.learners:
+            return self.learners[known]
+        seed = key(self._seed, "network", known)
         return Finetune(self._spec, seed=seed, device=self._device, **asdict(self._hyper))
 
     def predict(self, x: Tensor, task: int | None = None) -> Tensor:
@@ -64,10 +64,8 @@ class Independent(Agent):
 
     def observe(self, outcome: Outcome) -> Mapping[str, float] | None:
         """Let the task's network learn."""
-        task = outcome.task
-        learner = self._learner(task)
-        if task is not None:
-            self.learners[task] = learner
+        task = told(outcome.task, self)
+        self.learners[task] = learner = self._learner(task)
         return learner.observe(outcome)
 
     def unlearn(self, request: UnlearnRequest) -> Receipt:

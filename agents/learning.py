@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clenv.agent import Agent, Outcome
-from clenv.errors import SettingsError
+from clenv.errors import CapabilityError, SettingsError
 
 from .backbone import Architecture
 
@@ -92,6 +92,17 @@ class Training(Architecture):
         return torch.optim.SGD(
             trained, lr=self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay, fused=fused
         )
+
+
+def told(task: int | None, agent: Agent) -> int:
+    """Return the task, which the agent needs.
+
+    Raises:
+        CapabilityError: It was not told.
+    """
+    if task is None:
+        raise CapabilityError(f"{type(agent).__name__} must be told the task: expected its index, not None")
+    return task
 
 
 def set_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
