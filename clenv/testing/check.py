@@ -1,0 +1,149 @@
+"""What a check is, and what checks share: comparing states bit by bit, saving them, watching global generators."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clenv.errors import ClenvError
+
+
+class CheckFailure(ClenvError, AssertionError):  # noqa: N818  # a check that fails is a finding, not an error
+    """A check did not hold; the message says what was wrong, where, and what was expected."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One fact about an agent or a scenario.
+
+    Attributes:
+        name: What holds if the check passes, in words joined by hyphens.
+        doc: The fact, in a sentence.
+        run: Looks whether it holds.
+    """
+
+    name: str
+    doc: str
+    run: Callable[[], None]
+
+    def __call__(self) -> None:
+        """Run the check.
+
+        Raises:
+            CheckFailure: It does not hold, or something broke on the way.
+        """
+        try:
+            self.run()
+        except CheckFailure as failure:
+            raise CheckFailure(f"{self.name}: {failure}") from failure
+        except Exception as error:
+            raise CheckFailure(f"{self.name}: {type(error).__name__} was raised: {error}") from error
+
+
+def expect(condition: bool, message: str) -> None:
+    """Raise `CheckFailure` with ``message`` unless the condition holds."""
+    if not condition:
+        raise CheckFailure(message)
+
+
+def expect_equal(found: object, expected: object, message: str) -> None:
+    """Raise `CheckFailure` unless two nested states are equal bit for bit; names the first place that differs."""
+    where = difference(found, expected)
+    expect(where is None, f"{message}: {where}")
+
+
+def difference(found: object, expected: object, where: str = "") -> str | None:
+    """Return where two nested states differ first, in words; None if they are equal bit for bit."""
+    place = where or "the whole"
+    if isinstance(found, Tensor) and isinstance(expected, Tensor):
+        return _tensor_difference(found, expected, place)
+    if isinstance(found, Mapping) and isinstance(expected, Mapping):
+        if set(found) != set(expected):
+            extra, missing = set(found) - set(expected), set(expected) - set(found)
+            return f"{place} has keys {sorted(map(str, extra))} too many and {sorted(map(str, missing))} too few"
+        parts = [(f"{where}[{key!r}]", found[key], expected[key]) for key in found]
+    elif isinstance(found, list | tuple) and isinstance(expected, list | tuple) and len(found) == len(expected):
+        parts = [(f"{where}[{n}]", a, b) for n, (a, b) in enumerate(zip(found, expected, strict=True))]
+    else:
+        same = type(found) is type(expected) and (found == expected or (found != found and expected != expected))
+        return None if same else f"{place} is {found!r:.80}, expected {expected!r:.80}"
+    return next((text for name, a, b in parts if (text := difference(a, b, name)) is not None), None)
+
+
+def _tensor_difference(found: Tensor, expected: Tensor, place: str) -> str | None:
+    forms = [f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}" for tensor in (found, expected)]
+    if forms[0] != forms[1]:
+        return f"{place} is a tensor {forms[0]}, expected {forms[1]}"
+    if torch.equal(_bits(found), _bits(expected)):
+        return None
+    number = int((found.detach() != expected.detach()).sum())
+    return f"{place}, {number} of {found.numel()} values differ"
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+
+
+def outline(state: object, where: str = "") -> set[str]:
+    """Return a line for each leaf of a nested state: its path, and shape and type if it is a tensor."""
+    if isinstance(state, Mapping):
+        return {line for key, item in state.items() for line in outline(item, f"{where}[{key!r}]")}
+    if isinstance(state, list | tuple):
+        return {line for number, item in enumerate(state) for line in outline(item, f"{where}[{number}]")}
+    if isinstance(state, Tensor):
+        return {f"{where}: {tuple(state.shape)} {state.dtype}"}
+    return {where}
+
+
+def reloaded(state: Any) -> Any:
+    """Return a state after ``torch.save`` and ``torch.load(weights_only=True)``."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+@contextmanager
+def global_generators(seed: int) -> Iterator[None]:
+    """Seed the global generators of Python, NumPy and torch, check that nobody draws from them, and restore them.
+
+    Raises:
+        CheckFailure: One of them was advanced or seeded.
+    """
+    before = _global_states()
+    _set_global_states(
+        random.Random(seed).getstate(),  # noqa: S311  # not for cryptography
+        np.random.RandomState(seed).get_state(),
+        torch.Generator().manual_seed(seed).get_state(),
+    )
+    known = _global_states()
+    try:
+        yield
+        for name, now, then in zip(("random", "numpy.random", "torch"), _global_states(), known, strict=True):
+            same = torch.equal(now, then) if isinstance(now, Tensor) else repr(now) == repr(then)
+            expect(same, f"the global generator of {name} was used: expected generators of one's own")
+    finally:
+        _set_global_states(*before)
+
+
+def _global_states() -> tuple[Any, Any, Tensor]:
+    return random.getstate(), _numpy_state(), torch.get_rng_state()
+
+
+def _numpy_state() -> Any:
+    kind, keys, position, *rest = np.random.get_state()  # noqa: NPY002  # the global generator is what is watched
+    return kind, np.asarray(keys).tolist(), position, *rest
+
+
+def _set_global_states(python: Any, numpy: Any, of_torch: Tensor) -> None:
+    random.setstate(python)
+    np.random.set_state(numpy)  # noqa: NPY002  # the global generator is what is watched
+    torch.set_rng_state(of_torch)
