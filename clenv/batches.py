@@ -72,9 +72,10 @@ class Batches:
         if self._sampling == "iid":
             return rng.integers(0, count, size=wanted)
         pools = split.class_rows
+        sizes = np.array([len(pool) for pool in pools])[:, None]
         shots = self._batch_size // len(pools)
-        picks = [pool[rng.integers(0, len(pool), size=(self._round_length, shots))] for pool in pools]
-        return np.concatenate(picks, axis=1).reshape(-1)
+        picks = (rng.random((self._round_length, len(pools), shots)) * sizes).astype(np.int64)  # < 1 times n is < n
+        return np.stack([pool[picks[:, number]] for number, pool in enumerate(pools)], axis=1).reshape(-1)
 
 
 def check_batches(split: Split, *, task_id: str, sampling: Sampling, batch_size: int) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from clenv.rng import BLOCK, Uniforms, generator, key
 
+_DRAWS = 1000  # of contexts that were unlearned, in a row, before their source counts as exhausted
 Switch = Literal["other", "any"]
 Mask = NDArray[np.bool_]
 
@@ -188,17 +189,18 @@ class ContextPlan(Plan):
         self._sample, self._seed = sample, seed
         self._coins = Uniforms(seed, "coin")
 
-    def following(self, previous: Round | None, available: Mask, *, may_stay: bool = True) -> Round:
-        """Return the next round; a context that was unlearned and excluded is drawn again."""
+    def following(self, previous: Round | None, available: Mask, *, may_stay: bool = True) -> Round | None:
+        """Return the next round; a draw that was unlearned and excluded is repeated, within reason."""
         k = 0 if previous is None else previous.number + 1
         if previous is not None and may_stay and available[previous.task] and self._coins[k] < self.alpha:
             return Round(k, previous.task, self.round_length, continues=True)
         rng = generator(self._seed, "context", k)
-        task = self._sample(rng)
-        while task < len(available) and not available[task]:
+        for _ in range(_DRAWS):
             task = self._sample(rng)
-        same = previous is not None and task == previous.task
-        return Round(k, task, self.round_length, continues=may_stay and same)
+            if task >= len(available) or available[task]:
+                same = previous is not None and task == previous.task
+                return Round(k, task, self.round_length, continues=may_stay and same)
+        return None
 
 
 class ScriptedPlan(Plan):

@@ -46,11 +46,17 @@ class _Selection(Split):
 
     def __init__(self, base: Split, blocks: Sequence[tuple[int, int]]) -> None:
         self._base, self._blocks = base, tuple(blocks)
-        ends = list(accumulate(stop - start for start, stop in blocks))
-        self._size = ends[-1]
-        self._ends = torch.tensor(ends, device=base.device)
-        shift = [stop - end for (_, stop), end in zip(blocks, ends, strict=True)]
-        self._shift = torch.tensor(shift, device=base.device)  # from rows here to rows of the base, by label
+        self._stops = tuple(accumulate(stop - start for start, stop in blocks))
+
+    @cached_property
+    def _ends(self) -> Tensor:
+        """Row after the last one of each class."""
+        return torch.tensor(self._stops, device=self.device)
+
+    @cached_property
+    def _shift(self) -> Tensor:
+        """Distance from a row here to its row in the base, by class."""
+        return torch.tensor([block[1] for block in self._blocks], device=self.device) - self._ends
 
     @property
     def x(self) -> Tensor:
@@ -61,7 +67,7 @@ class _Selection(Split):
         return self.targets()
 
     def __len__(self) -> int:
-        return self._size
+        return self._stops[-1]
 
     def inputs(self, rows: Tensor | None = None) -> Tensor:
         rows = self._rows(rows)
@@ -71,7 +77,7 @@ class _Selection(Split):
         return torch.bucketize(self._rows(rows), self._ends, right=True)
 
     def _rows(self, rows: Tensor | None) -> Tensor:
-        return torch.arange(self._size, device=self.device) if rows is None else rows
+        return torch.arange(len(self), device=self.device) if rows is None else rows
 
     @property
     def device(self) -> torch.device:
@@ -95,8 +101,7 @@ class _Selection(Split):
 
     @cached_property
     def class_rows(self) -> list[NDArray[np.int64]]:
-        ends = accumulate(stop - start for start, stop in self._blocks)
-        return [np.arange(start, stop) for start, stop in pairwise([0, *ends])]
+        return [np.arange(start, stop) for start, stop in pairwise([0, *self._stops])]
 
     def to(self, device: torch.device) -> Split:
         return self if device == self.device else _Selection(self._base.to(device), self._blocks)
