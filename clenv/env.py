@@ -224,7 +224,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
                 round_length=settings.round_length,
                 weights=[shown.task.weight for shown in tasks],
             )
-            if expected < 2:
+            if round(expected, 6) < 2:
                 warnings.warn(
                     f"a task is expected to be visited {expected:.2g} times in {settings.horizon} steps, so that "
                     "hardly any comes back: take a longer horizon, shorter rounds, a lower alpha or fewer tasks",
@@ -365,7 +365,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
     def _meet(self, task: Task, ledger: Ledger) -> int:
         """Return the index of a context, a new one if it was never met."""
         if task.id not in self._index:
-            assert isinstance(self._tasks, _Contexts)  # noqa: S101  # for the type checker
+            assert isinstance(self._tasks, _Contexts)  # for the type checker
             self._index[task.id] = len(self._index)
             self._tasks.append(task)
             ledger.add(task.id)
@@ -373,7 +373,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
 
     def _restore_contexts(self, ids: Sequence[str]) -> None:
         """Begin with the contexts that have these ids, by index."""
-        assert not isinstance(self.scenario.tasks, Sequence)  # noqa: S101  # for the type checker
+        assert not isinstance(self.scenario.tasks, Sequence)  # for the type checker
         self._tasks = _Contexts(self.scenario.tasks, self._device, ids)
         self._index = {name: number for number, name in enumerate(ids)}
 
@@ -469,7 +469,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
     def _show(self) -> None:
         """Take out the minibatch of the step that is about to be played."""
         timeline = self._timeline
-        assert timeline is not None  # noqa: S101  # for the type checker: called after reset
+        assert timeline is not None  # for the type checker: called after reset
         current = timeline.round
         self._shown = shown = self._tasks[current.task]
         rows = self._batches.rows(shown.train, current.number, timeline.position)
@@ -561,7 +561,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
                 self.score.close(event.step + 1)
             elif isinstance(event, VisitBegin) and event.step >= 0:
                 task = self.timeline.round.task
-                assert event.occurrence is not None  # noqa: S101  # for the type checker: not masked yet
+                assert event.occurrence is not None  # for the type checker: not masked yet
                 name = self.ledger.name(task)
                 self.score.begin(name, self._tasks[task].task.group, event.occurrence, event.step)
 
@@ -771,7 +771,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         self.receipts = []
         for request, receipt in state["receipts"]:
             event = event_from_plain(request)
-            assert isinstance(event, UnlearnRequest)  # noqa: S101  # for the type checker
+            assert isinstance(event, UnlearnRequest)  # for the type checker
             fields = {**receipt, "level": Exactness(receipt["level"]), "changed": tuple(receipt["changed"])}
             self.receipts.append((event, Receipt(**fields)))
         self._show()

@@ -31,4 +31,5 @@ def main(horizon: int = 1000) -> float:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     main()

@@ -1,7 +1,10 @@
 """A stream of tasks that come back, become permanent and must be unlearned; two agents; their scores."""
 
+import torch
+
 import clenv
 
+torch.set_num_threads(1)  # networks this small are fastest on one thread
 requests = clenv.RandomRequests(permanence_rate=0.05, unlearn_rate=0.1, when="visit-end", keep=2)
 
 for name in ("finetune", "hat"):
