@@ -211,13 +211,19 @@ class Agent(ABC):
         for name, value in state.items():
             if not _holds_nested_state(value):
                 setattr(self, name, _unpack(value, self._device))
+            elif not _is_nested_state(value):
+                setattr(self, name, dict.fromkeys(value))
         self.rebuild()
         for name, value in state.items():
             if _holds_nested_state(value):
-                _load_nested(getattr(self, name), value)
+                _load_nested(getattr(self, name), value, self._device)
 
     def rebuild(self) -> None:  # noqa: B027
-        """Make anew what is derived from restored attributes, e.g. an optimiser over restored parameters."""
+        """Make anew what is derived from restored attributes, e.g. an optimiser over restored parameters.
+
+        Objects that have a ``state_dict`` are made here and restored afterwards; a dict of such objects holds its keys
+        alone at this point.
+        """
 
 
 _NESTED = "__state_dict__"
@@ -231,13 +237,13 @@ def _holds_nested_state(value: object) -> bool:
     return isinstance(value, dict) and (_is_nested_state(value) or any(map(_holds_nested_state, value.values())))
 
 
-def _load_nested(target: Any, value: dict[Any, Any]) -> None:
+def _load_nested(target: Any, value: dict[Any, Any], device: torch.device) -> None:
     """Restore an object that has its own state, or a dict of such objects."""
     if _is_nested_state(value):
-        target.load_state_dict(value[_NESTED])
+        target.load_state_dict(_unpack(value[_NESTED], device))
         return
     for name, item in value.items():
-        _load_nested(target[name], item)
+        _load_nested(target[name], item, device)
 
 
 def _pack(value: Any, where: str) -> Any:
