@@ -84,11 +84,20 @@ class _Blind(Agent):
 
     def unlearn(self, request: UnlearnRequest) -> Receipt:
         """Drop the tasks' tallies."""
-        if _HIDDEN in self.tallies or self._spec.task_labels == "hidden":
+        if self._spec.task_labels == "hidden":
             return super().unlearn(request)
+        told = self._spec.task_labels == "given"
+        before = {task: self._recall(task if told else None) for task in self.tallies}
         dropped = [self.tallies.pop(task) for task in request.tasks if task in self.tallies]
         freed = sum(tally.numel() * tally.element_size() for tally in dropped)
-        return Receipt(Exactness.EXACT, bytes_freed=freed, detail=f"{len(dropped)} tallies dropped")
+        changed = [task for task in self.tallies if not _equal(before[task], self._recall(task if told else None))]
+        return Receipt(
+            Exactness.EXACT, tuple(sorted(changed)), bytes_freed=freed, detail=f"{len(dropped)} tallies dropped"
+        )
+
+
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is b or (a is not None and b is not None and torch.equal(a, b))
 
 
 class BlindLast(_Blind):

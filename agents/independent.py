@@ -43,10 +43,15 @@ class Independent(Agent):
     def _learner(self, task: int | None) -> Finetune:
         """Return a task's network; one that does not exist yet is made, but not kept."""
         known = told(task, self)
-        if known in self.learners:
-            return self.learners[known]
-        seed = key(self._seed, "network", known)
+        return self.learners[known] if known in self.learners else self._new(known)
+
+    def _new(self, task: int) -> Finetune:
+        seed = key(self._seed, "network", task)
         return Finetune(self._spec, seed=seed, device=self._device, **asdict(self._hyper))
+
+    def rebuild(self) -> None:
+        """Make the networks anew, to be restored."""
+        self.learners = {task: self._new(task) for task in self.learners}
 
     def predict(self, x: Tensor, task: int | None = None) -> Tensor:
         """Answer inputs by the task's network; a task never seen by a fresh one."""
@@ -73,9 +78,3 @@ class Independent(Agent):
         dropped = [self.learners.pop(task) for task in request.tasks if task in self.learners]
         freed = sum(learner.memory() for learner in dropped)
         return Receipt(Exactness.EXACT, bytes_freed=freed, detail=f"{len(dropped)} networks dropped")
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned: make the networks, then restore each."""
-        self.learners = {}
-        self.learners = {task: self._learner(task) for task in state.get("learners", {})}
-        super().load_state_dict(state)
