@@ -7,13 +7,16 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from clenv.errors import ClenvError
+
+Target = TypeVar("Target")
 
 
 class CheckFailure(ClenvError, AssertionError):  # noqa: N818  # a check that fails is a finding, not an error
@@ -46,6 +49,35 @@ class Check:
             raise CheckFailure(f"{self.name}: {failure}") from failure
         except Exception as error:
             raise CheckFailure(f"{self.name}: {type(error).__name__} was raised: {error}") from error
+
+
+class Table(Generic[Target]):
+    """Checks of one kind of thing, in order, each with the things that it applies to."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[Callable[[Target], None], Callable[[Target], bool]]] = []
+
+    def add(self, check: Callable[[Target], None]) -> Callable[[Target], None]:
+        """Enter a check that applies to everything; a decorator."""
+        return self.add_if(lambda _: True)(check)
+
+    def add_if(
+        self, applies: Callable[[Target], bool]
+    ) -> Callable[[Callable[[Target], None]], Callable[[Target], None]]:
+        """Return a decorator that enters a check for what it applies to."""
+
+        def enter(check: Callable[[Target], None]) -> Callable[[Target], None]:
+            self._rows.append((check, applies))
+            return check
+
+        return enter
+
+    def checks(self, target: Target) -> Iterator[Check]:
+        """Yield the checks that apply, named and described by their functions."""
+        for check, applies in self._rows:
+            if applies(target):
+                doc = (check.__doc__ or "").split("\n")[0]
+                yield Check(check.__name__.replace("_", "-"), doc, partial(check, target))
 
 
 def expect(condition: bool, message: str) -> None:

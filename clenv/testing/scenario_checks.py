@@ -21,7 +21,16 @@ from clenv.errors import CheckpointError, PredictionError, SettingsError
 from clenv.registry import make, scenario_spec
 from clenv.settings import StreamSpec
 from clenv.task import Split, Task
-from clenv.testing.check import Check, CheckFailure, difference, expect, expect_equal, global_generators, reloaded
+from clenv.testing.check import (
+    Check,
+    CheckFailure,
+    Table,
+    difference,
+    expect,
+    expect_equal,
+    global_generators,
+    reloaded,
+)
 
 STEPS = 20
 SHARED_ROWS = 0.01
@@ -30,8 +39,7 @@ SHARED_ROWS = 0.01
 SMALL_DATA = 2**20
 """Bytes below which a scenario may make its data anew for each environment."""
 
-ScenarioCheck = Callable[[str], None]
-_CHECKS: list[ScenarioCheck] = []
+CHECKS = Table[str]()
 
 
 def check_scenario(env_id: str) -> Iterator[Check]:
@@ -48,15 +56,7 @@ def check_scenario(env_id: str) -> Iterator[Check]:
         ...     check()
     """
     scenario_spec(env_id)
-    return (
-        Check(check.__name__.replace("_", "-"), (check.__doc__ or "").split("\n")[0], partial(check, env_id))
-        for check in _CHECKS
-    )
-
-
-def _check(check: ScenarioCheck) -> ScenarioCheck:
-    _CHECKS.append(check)
-    return check
+    return CHECKS.checks(env_id)
 
 
 class Fixed(Agent):
@@ -118,7 +118,7 @@ def _refuses(error: type[Exception], action: Callable[[], object], what: str) ->
 # Gymnasium
 
 
-@_check
+@CHECKS.add
 def gymnasium_accepts_it(env_id: str) -> None:
     """Gymnasium's check_env passes, without a warning."""
     with warnings.catch_warnings():
@@ -126,7 +126,7 @@ def gymnasium_accepts_it(env_id: str) -> None:
         check_env(make(env_id, render_mode="rgb_array"))
 
 
-@_check
+@CHECKS.add
 def every_way_to_make_it_gives_the_same(env_id: str) -> None:
     """clenv.make, gymnasium.make and gymnasium.make_vec (sync) give the same first minibatch for the same seed."""
     expected, _ = make(env_id).reset(seed=3)
@@ -147,21 +147,21 @@ def _plain(observation: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-@_check
+@CHECKS.add
 def its_spec_survives_json(env_id: str) -> None:
     """The EnvSpec goes through JSON and makes the same environment."""
     env = make(env_id)
     expect(env.spec is not None, "the environment has no spec")
-    assert env.spec is not None  # noqa: S101  # for the type checker
+    assert env.spec is not None  # for the type checker
     again = gymnasium.make(EnvSpec.from_json(env.spec.to_json())).unwrapped
-    assert isinstance(again, ContinualEnv)  # noqa: S101  # for the type checker
+    assert isinstance(again, ContinualEnv)  # for the type checker
     expect(again.fingerprint() == env.fingerprint(), "the environment made from its spec's JSON is another")
 
 
 # Data
 
 
-@_check
+@CHECKS.add
 def its_data_fit_its_spec(env_id: str) -> None:
     """Shapes, types and label ranges of all splits fit the spaces; every value is finite, every class is trained."""
     env = _start(env_id)
@@ -193,7 +193,7 @@ def _check_split(env: ContinualEnv, task: Task, split: Split, where: str) -> Non
     expect(not missing, f"{where}: classes {missing} never occur in training")
 
 
-@_check
+@CHECKS.add
 def held_out_examples_are_not_trained_on(env_id: str) -> None:
     """At most 1 % of a task's held-out examples equal one of its training examples; real data hold a few duplicates."""
     env = _start(env_id)
@@ -213,7 +213,7 @@ def held_out_examples_are_not_trained_on(env_id: str) -> None:
                 )
 
 
-@_check
+@CHECKS.add
 def its_data_are_loaded_once(env_id: str) -> None:
     """Two environments share the memory of their data, unless that is less than 1 MiB."""
     envs = [_start(env_id) for _ in range(2)]
@@ -234,7 +234,7 @@ def _data(env: ContinualEnv) -> dict[str, Tensor]:
 # The stream
 
 
-@_check
+@CHECKS.add
 def a_seed_determines_the_stream(env_id: str) -> None:
     """The same seed gives the same bits, in another environment and after a reset; another seed gives others."""
     env = _start(env_id, seed=5)
@@ -246,7 +246,7 @@ def a_seed_determines_the_stream(env_id: str) -> None:
     expect(difference(_play(env), first) is not None, "seeds 5 and 6 give the same stream")
 
 
-@_check
+@CHECKS.add
 def observations_lie_in_their_space(env_id: str) -> None:
     """Every observation is in observation_space, and every reward is minus a finite loss."""
     env = make(env_id)
@@ -262,7 +262,7 @@ def observations_lie_in_their_space(env_id: str) -> None:
             break
 
 
-@_check
+@CHECKS.add
 def an_agent_and_its_predictions_score_the_same(env_id: str) -> None:
     """env.step(agent) and env.step(predictions) give the same losses."""
     env = make(env_id)
@@ -277,7 +277,7 @@ def an_agent_and_its_predictions_score_the_same(env_id: str) -> None:
     expect_equal(env.score.losses.tolist(), losses, "an agent's losses are not those of its predictions")
 
 
-@_check
+@CHECKS.add
 def it_resumes_bit_for_bit(env_id: str) -> None:
     """A state saved in the middle gives the rest of the stream, after torch.save and weights_only=True."""
     env = _start(env_id)
@@ -290,7 +290,7 @@ def it_resumes_bit_for_bit(env_id: str) -> None:
     _refuses(CheckpointError, lambda: make(env_id, round_length=7).load_state_dict(state), "a state of other settings")
 
 
-@_check
+@CHECKS.add
 def global_generators_are_not_used(env_id: str) -> None:
     """Making it, playing and evaluating neither read nor advance global generators."""
     streams = []
@@ -300,21 +300,21 @@ def global_generators_are_not_used(env_id: str) -> None:
     expect_equal(streams[1], streams[0], "the stream depends on the seed of a global generator")
 
 
-@_check
+@CHECKS.add
 def evaluations_change_nothing(env_id: str) -> None:
     """A stream with an evaluation before every step has the bits of one without."""
     plain = _play(_start(env_id))
     expect_equal(_play(_start(env_id), evaluate=True), plain, "evaluations changed the stream")
 
 
-@_check
+@CHECKS.add
 def it_can_be_rendered(env_id: str) -> None:
     """Render gives a picture (height, width, 3) of uint8 with something on it."""
     env = _start(env_id, render_mode="rgb_array")
     _play(env)
     picture = env.render()
     expect(picture is not None, "render returned None with render_mode='rgb_array'")
-    assert picture is not None  # noqa: S101  # for the type checker
+    assert picture is not None  # for the type checker
     right = picture.ndim == 3 and picture.shape[2] == 3 and picture.dtype == np.uint8
     expect(right, f"render returned {picture.dtype} {picture.shape}, expected uint8 (height, width, 3)")
     expect(len(np.unique(picture)) > 1, "the picture is blank")
@@ -323,7 +323,7 @@ def it_can_be_rendered(env_id: str) -> None:
 # Refusals
 
 
-@_check
+@CHECKS.add
 def wrong_predictions_are_refused(env_id: str) -> None:
     """Predictions of a wrong shape or type raise PredictionError, and do not count as a step."""
     env = _start(env_id)
@@ -342,7 +342,7 @@ def wrong_predictions_are_refused(env_id: str) -> None:
     expect_equal(_play(env), expected, "refused predictions changed the stream")
 
 
-@_check
+@CHECKS.add
 def bad_settings_are_refused(env_id: str) -> None:
     """Settings that are out of range or do not exist raise SettingsError."""
     for name, value in (("alpha", 1.5), ("batch_size", 0), ("paradigm", "task-free"), ("horizon", -1), ("alhpa", 0.5)):

@@ -1,0 +1,468 @@
+"""Checks of learning: that an agent keeps the contract, step by step, and that what it declares about it holds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args, get_type_hints
+
+import torch
+from torch import Tensor, nn
+
+from clenv.agent import Agent, Outcome, tensors
+from clenv.env import ContinualEnv
+from clenv.errors import CapabilityError, CheckpointError, SettingsError
+from clenv.events import Exactness
+from clenv.registry import make_agent
+from clenv.testing.check import (
+    Table,
+    difference,
+    expect,
+    expect_equal,
+    global_generators,
+    outline,
+    reloaded,
+)
+from clenv.testing.worlds import (
+    EVENTFUL,
+    ROUND,
+    SCHEDULE,
+    Relay,
+    Subject,
+    finish,
+    outputs_by_task,
+    probe,
+    relabelled,
+    tiny_tasks,
+)
+
+CHECKS = Table[Subject]()
+
+_MOMENTS = {0, 1, 4, 10, 11, 15}
+"""Steps of `EVENTFUL` streams before which an agent is looked at: first ones, in visits, before and after requests."""
+
+
+def _each_world(subject: Subject) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield name and settings of each world, with a stream on which everything happens."""
+    for name, world in subject.worlds():
+        yield name, {**world, "requests": EVENTFUL}
+
+
+# Declarations
+
+
+@CHECKS.add
+def declarations_are_well_formed(subject: Subject) -> None:
+    """Capabilities have legal values, hyperparameters are a frozen dataclass with defaults, there is a docstring."""
+    cls = subject.cls
+    labels = get_args(get_type_hints(Agent)["needs_task_labels"])[0]
+    expect(
+        cls.needs_task_labels in get_args(labels),
+        f"needs_task_labels={cls.needs_task_labels!r}, expected one of {get_args(labels)}",
+    )
+    expect(isinstance(cls.unlearning, Exactness), f"unlearning={cls.unlearning!r}, expected an Exactness")
+    for name in ("needs_pretraining", "forgetting_free", "grows", "uses_round_length", "commutes"):
+        value = getattr(cls, name)
+        expect(isinstance(value, bool), f"{name}={value!r}, expected True or False")
+    settings = cls.Hyperparameters
+    frozen = dataclasses.is_dataclass(settings) and getattr(settings, "__dataclass_params__").frozen  # noqa: B009
+    expect(bool(frozen), "Hyperparameters is not a frozen dataclass")
+    settings()
+    expect(bool(cls.__doc__), "the class has no docstring")
+
+
+@CHECKS.add
+def unknown_hyperparameters_are_refused(subject: Subject) -> None:
+    """A hyperparameter that does not exist raises SettingsError."""
+    env = subject.env()
+    try:
+        make_agent(subject.cls, env, **{**subject.hyperparameters, "no_such_hyperparameter": 1})
+    except SettingsError:
+        return
+    expect(False, "a hyperparameter called 'no_such_hyperparameter' was accepted, expected SettingsError")
+
+
+@CHECKS.add_if(lambda subject: subject.cls.needs_task_labels != "never" or subject.cls.needs_pretraining)
+def worlds_that_lack_what_it_needs_are_refused(subject: Subject) -> None:
+    """make_agent raises CapabilityError where the stream does not offer what the agent declares to need."""
+    spec = subject.env().stream_spec
+    lacking = []
+    if subject.cls.needs_task_labels != "never":
+        lacking.append(dataclasses.replace(spec, task_labels="hidden"))
+    if subject.cls.needs_task_labels == "always":
+        lacking.append(dataclasses.replace(spec, task_labels="train-only"))
+    if subject.cls.needs_pretraining:
+        lacking.append(dataclasses.replace(spec, pretrain_steps=0))
+    for poor in lacking:
+        try:
+            make_agent(subject.cls, poor, **subject.hyperparameters)
+        except CapabilityError:
+            continue
+        expect(False, f"was made for {poor}, expected CapabilityError")
+
+
+# Predictions
+
+
+@CHECKS.add
+def answers_have_the_right_form(subject: Subject) -> None:
+    """Answers are finite floats (rows, output_size) on the inputs' device, at any time, for any task and rows."""
+    for world, settings in _each_world(subject):
+        env = subject.env(settings)
+        agent = subject.agent(env)
+        env.reset(seed=0)
+        while env.timeline.finished is None:
+            if env.timeline.step in _MOMENTS:
+                _check_predictions(agent, env, f"{world}, before step {env.timeline.step}")
+            env.step(_Formal(agent))
+
+
+def _check_predictions(agent: Agent, env: ContinualEnv, where: str) -> None:
+    with torch.no_grad():
+        for task in range(len(env.tasks)):
+            for rows in (1, 3, 8):
+                x, told = probe(env, task, rows)
+                _check_form(agent.predict(x, told), x, agent, f"{where}: predict for {rows} rows of task {task}")
+
+
+def _check_form(answer: object, x: Tensor, agent: Agent, what: str) -> None:
+    expected = (len(x), agent.spec.output_size)
+    expect(isinstance(answer, Tensor), f"{what} is a {type(answer).__name__}, expected a tensor")
+    assert isinstance(answer, Tensor)  # for the type checker
+    expect(tuple(answer.shape) == expected, f"{what} has shape {tuple(answer.shape)}, expected {expected}")
+    expect(answer.dtype == torch.float32, f"{what} has type {answer.dtype}, expected torch.float32")
+    expect(answer.device == x.device, f"{what} is on {answer.device}, expected {x.device}")
+    expect(bool(answer.isfinite().all()), f"{what} holds NaN or infinity")
+
+
+class _Formal(Relay):
+    def step(self, observation: Mapping[str, Any]) -> Tensor:
+        answer = super().step(observation)
+        _check_form(answer, observation["x"], self._agent, f"the answer of step (task {observation['task']})")
+        return answer
+
+
+@CHECKS.add
+def predict_is_pure(subject: Subject) -> None:
+    """Predict changes no state, gradient, mode or global generator, keeps no graph, and answers the same twice."""
+    for world, settings in _each_world(subject):
+        env = subject.env(settings)
+        agent = subject.agent(env)
+        env.reset(seed=0)
+        while env.timeline.finished is None:
+            if env.timeline.step in _MOMENTS:
+                _check_purity(agent, env, f"{world}, before step {env.timeline.step}")
+            env.step(agent)
+
+
+def _check_purity(agent: Agent, env: ContinualEnv, where: str) -> None:
+    state, hidden = agent.state_dict(), _hidden_state(agent)
+    with global_generators(env.timeline.step):
+        first = outputs_by_task(agent, env)
+        again = [agent.predict(*probe(env, task)).detach() for task in range(len(env.tasks))]
+    expect_equal(agent.state_dict(), state, f"{where}: predict changed the state")
+    expect_equal(_hidden_state(agent), hidden, f"{where}: predict changed a gradient, graph or mode")
+    expect_equal(again, first, f"{where}: predict answered differently the second time")
+
+
+def _hidden_state(agent: Agent) -> dict[str, Any]:
+    """Return what a state dict does not show: gradients, graphs and modes of everything among the attributes."""
+    found: dict[str, Any] = {}
+    for name, value in vars(agent).items():
+        _collect_hidden(value, name, found)
+    return found
+
+
+def _collect_hidden(value: object, name: str, found: dict[str, Any]) -> None:
+    if isinstance(value, nn.Module):
+        found[f"{name}: mode"] = [module.training for module in value.modules()]
+        for part, parameter in value.named_parameters():
+            _collect_hidden(parameter, f"{name}.{part}", found)
+    elif isinstance(value, Tensor):
+        gradient = value.grad if value.is_leaf else None
+        found[name] = {
+            "gradient": None if gradient is None else gradient.clone(),
+            "graph": value.grad_fn is not None,
+            "requires_grad": value.requires_grad,
+        }
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            _collect_hidden(item, f"{name}[{key!r}]", found)
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            _collect_hidden(item, f"{name}[{number}]", found)
+
+
+@CHECKS.add
+def evaluations_change_nothing(subject: Subject) -> None:
+    """A run that is evaluated on the way has the same bits as one that is not."""
+    for world, settings in _each_world(subject):
+        plain = subject.live(subject.env(settings))
+        env = subject.env(settings)
+        agent = subject.agent(env)
+        env.reset(seed=0)
+        while env.timeline.finished is None:
+            if env.timeline.step in _MOMENTS:
+                env.evaluate(agent, range(len(env.tasks)))
+            env.step(agent)
+        expect_equal(agent.state_dict(), plain.agent.state_dict(), f"{world}: evaluations changed the state")
+        expect_equal(env.score.losses.tolist(), plain.env.score.losses.tolist(), f"{world}: they changed the losses")
+
+
+@CHECKS.add
+def targets_cannot_reach_the_prediction_they_are_for(subject: Subject) -> None:
+    """The answer to a minibatch is the same whatever its targets are."""
+    tasks = list(tiny_tasks())
+    lives = [
+        subject.live(subject.env(tasks=variant, schedule=(0, 1)))
+        for variant in (tasks, [tasks[0], relabelled(tasks[1]), *tasks[2:]])
+    ]
+    known = ROUND + 1  # the answers up to the first minibatch of task 1
+    expect_equal(
+        lives[1].answers[:known], lives[0].answers[:known], "other targets changed an answer given before them"
+    )
+
+
+@CHECKS.add_if(lambda subject: subject.cls.needs_task_labels != "always")
+def labels_it_does_not_need_are_not_read(subject: Subject) -> None:
+    """Where labels are hidden as far as the agent declares, -1 is not used as a task, nor the order of the tasks."""
+    tasks = tiny_tasks()
+    world = {
+        "paradigm": "domain",
+        "task_labels": "hidden" if subject.cls.needs_task_labels == "never" else "train-only",
+    }
+    answers = []
+    for order in ((0, 1, 2, 3), (2, 0, 3, 1)):
+        env = subject.env(world, tasks=[tasks[n] for n in order], schedule=tuple(tasks[n].id for n in SCHEDULE))
+        agent = subject.agent(env)
+        env.reset(seed=0)
+        answers.append(finish(env, _Unlabelled(agent)).answers)
+    if subject.cls.needs_task_labels == "never":
+        expect_equal(answers[1], answers[0], "the tasks' numbers, which are hidden, changed an answer")
+
+
+class _Unlabelled(Relay):
+    """Hands out a hidden label that can be compared, and not used as a number or a key."""
+
+    def step(self, observation: Mapping[str, Any]) -> Tensor:
+        return super().step({**observation, "task": _HiddenLabel()})
+
+
+class _HiddenLabel:
+    """-1: it compares, but indexes nothing."""
+
+    def __eq__(self, other: object) -> bool:
+        return other == -1
+
+    __hash__ = None  # type: ignore[assignment]  # a key would be a use
+
+    def __lt__(self, other: int) -> bool:
+        return other > -1
+
+    def __le__(self, other: int) -> bool:
+        return other >= -1
+
+    def __gt__(self, other: int) -> bool:
+        return other < -1
+
+    def __ge__(self, other: int) -> bool:
+        return other <= -1
+
+    def __repr__(self) -> str:
+        return "a hidden task label"
+
+
+# Randomness
+
+
+@CHECKS.add
+def the_same_seed_gives_the_same_bits(subject: Subject) -> None:
+    """Two agents with the same seed on the same stream give the same bits."""
+    for world, settings in _each_world(subject):
+        one, two = (subject.live(subject.env(settings)).bits() for _ in range(2))
+        expect_equal(two, one, f"{world}: two runs with the same seed differ")
+
+
+@CHECKS.add
+def another_seed_gives_other_bits(subject: Subject) -> None:
+    """If the agent draws random numbers, they depend on its seed."""
+    drawn: list[tuple[int | str, ...]] = []
+
+    def generator(agent: Agent, *purpose: int | str) -> torch.Generator:
+        drawn.append(purpose)
+        return subject.cls.generator(agent, *purpose)
+
+    counting = dataclasses.replace(subject, cls=type(subject.cls.__name__, (subject.cls,), {"generator": generator}))
+    lives = [counting.live(subject.env(), seed=seed) for seed in (0, 1)]
+    same = difference(lives[0].bits(), lives[1].bits()) is None
+    expect(not (drawn and same), f"it drew for {drawn[:1]}, but seeds 0 and 1 give the same bits")
+
+
+@CHECKS.add
+def global_generators_are_not_used(subject: Subject) -> None:
+    """A run neither reads nor advances the global generators of Python, NumPy and torch."""
+    for world, settings in _each_world(subject):
+        lives = []
+        for seed in (1, 2):
+            with global_generators(seed):
+                lives.append(subject.live(subject.env(settings)).bits())
+        expect_equal(lives[1], lives[0], f"{world}: the bits depend on the seed of a global generator")
+
+
+# State
+
+
+@CHECKS.add
+def the_state_is_plain(subject: Subject) -> None:
+    """The state survives torch.save and torch.load(weights_only=True), and makes a fresh agent the same agent."""
+    for world, settings in _each_world(subject):
+        life = subject.live(subject.env(settings))
+        state = life.agent.state_dict()
+        loaded = reloaded(state)
+        expect_equal(loaded, state, f"{world}: the state changed by being saved and loaded")
+        _check_detached(state, world)
+        twin = subject.agent(life.env)
+        twin.load_state_dict(loaded)
+        expect_equal(twin.state_dict(), state, f"{world}: a fresh agent that loaded the state has another")
+        expect_equal(
+            outputs_by_task(twin, life.env), outputs_by_task(life.agent, life.env), f"{world}: it predicts otherwise"
+        )
+
+
+def _check_detached(state: Mapping[str, Any], world: str) -> None:
+    for name, item in state.items():
+        attached = [tensor for tensor in tensors(item) if tensor.grad_fn is not None]
+        expect(not attached, f"{world}: state[{name!r}] carries a graph, expected detached tensors")
+
+
+@CHECKS.add
+def the_state_is_a_copy(subject: Subject) -> None:
+    """A state dict does not change when the agent learns on, and an agent does not change the state it loaded."""
+    env = subject.env()
+    agent = subject.agent(env)
+    env.reset(seed=0)
+    for _ in range(ROUND):
+        env.step(agent)
+    state = agent.state_dict()
+    kept = reloaded(state)
+    learner = subject.agent(env)
+    learner.load_state_dict(state)
+    for name, pupil in (("the agent it came from", agent), ("an agent that loaded it", learner)):
+        finish(_resumed(env), pupil)
+        expect_equal(state, kept, f"the state changed as {name} learned on")
+
+
+def _resumed(env: ContinualEnv) -> ContinualEnv:
+    """Return a fresh environment in the same state."""
+    fresh = ContinualEnv(env.scenario, env.settings)
+    fresh.load_state_dict(reloaded(env.state_dict()))
+    return fresh
+
+
+@CHECKS.add
+def a_killed_run_resumes_bit_for_bit(subject: Subject) -> None:
+    """Saving, and going on in fresh objects, gives the bits of the uninterrupted run, at any step."""
+    for number, (world, settings) in enumerate(_each_world(subject)):
+        whole = subject.live(subject.env(settings)).bits()
+        env = subject.env(settings)
+        agent = subject.agent(env)
+        env.reset(seed=0)
+        for step in range(len(whole["answers"])):
+            if number == 0 or step % 5 == 1:
+                fresh = subject.agent(env)
+                fresh.load_state_dict(reloaded(agent.state_dict()))
+                rest = finish(_resumed(env), fresh).bits()
+                where = f"{world}: resumed before step {step}"
+                expect_equal(rest["answers"], whole["answers"][step:], f"{where}, the answers differ")
+                expect_equal(rest["state"], whole["state"], f"{where}, the final states differ")
+            env.step(agent)
+
+
+@CHECKS.add
+def foreign_states_are_refused(subject: Subject) -> None:
+    """A state of something else raises CheckpointError, and changes nothing."""
+    life = subject.live(subject.env())
+    state = life.agent.state_dict()
+    for foreign in ({}, {**state, "not_an_attribute": 1}, {"weights": torch.zeros(3)}):
+        if set(foreign) == set(state):
+            continue  # an agent without state has an empty one
+        try:
+            life.agent.load_state_dict(foreign)
+        except CheckpointError:
+            expect_equal(life.agent.state_dict(), state, "a refused state changed the agent")
+            continue
+        expect(False, f"a state with keys {sorted(foreign)} was loaded, expected CheckpointError")
+
+
+@CHECKS.add_if(lambda subject: not subject.cls.grows)
+def memory_is_flat(subject: Subject) -> None:
+    """Four times as many visits to the same tasks take no more memory."""
+    short, long = (subject.live(subject.env(schedule=(0, 1, 2, 3) * cycles)).agent for cycles in (2, 8))
+    expect(
+        long.memory() <= short.memory(),
+        f"{short.memory()} bytes after 8 visits, {long.memory()} after 32: expected no more, or grows = True",
+    )
+    more = sorted(outline(long.state_dict()) - outline(short.state_dict()))
+    expect(not more, f"after 32 visits the state holds {more[:3]}, which it did not after 8")
+
+
+@CHECKS.add
+def reports_are_in_range(subject: Subject) -> None:
+    """Figures are numbers, capacity and pictures lie in [0, 1], and features are (rows, d) and as pure as predict."""
+    for world, settings in _each_world(subject):
+        env = subject.env(settings)
+        agent = subject.agent(env)
+        env.reset(seed=0)
+        while env.timeline.finished is None:
+            if env.timeline.step in _MOMENTS:
+                where = f"{world}, before step {env.timeline.step}"
+                before = agent.state_dict()
+                _check_reports(agent, env, where)
+                expect_equal(agent.state_dict(), before, f"{where}: a report changed the state")
+            env.step(_Reporting(agent))
+
+
+def _check_reports(agent: Agent, env: ContinualEnv, where: str) -> None:
+    for name, share in agent.capacity().items():
+        expect(0 <= share <= 1, f"{where}: capacity {name!r} is {share}, expected a share in [0, 1]")
+    for name, picture in agent.pictures().items():
+        inside = picture.dim() == 2 and bool(((picture >= 0) & (picture <= 1)).all())
+        expect(inside, f"{where}: picture {name!r} is not (height, width) with values in [0, 1]")
+    memory = agent.memory()
+    expect(isinstance(memory, int) and memory >= 0, f"{where}: memory() is {memory!r}, expected a number of bytes")
+    if type(agent).features is not Agent.features:
+        for task in range(len(env.tasks)):
+            x, told = probe(env, task)
+            features = agent.features(x, told)
+            right = features.dim() == 2 and len(features) == len(x) and bool(features.isfinite().all())
+            expect(right, f"{where}: features have shape {tuple(features.shape)}, expected ({len(x)}, d), finite")
+
+
+class _Reporting(Relay):
+    def observe(self, outcome: Outcome) -> Mapping[str, float] | None:
+        figures = super().observe(outcome)
+        for name, value in (figures or {}).items():
+            number = isinstance(value, int | float)
+            expect(number, f"observe returned {name!r}: {type(value).__name__}, expected numbers by name")
+        return figures
+
+
+# Claims about learning
+
+
+@CHECKS.add_if(lambda subject: subject.cls.forgetting_free)
+def what_is_learned_is_not_forgotten(subject: Subject) -> None:
+    """Outputs of a task stay the same bits while other tasks are learned."""
+    env = subject.env(schedule=(0, 1, 2, 0, 3, 1))
+    agent = subject.agent(env)
+    env.reset(seed=0)
+    kept: dict[int, Tensor] = {}
+    while env.timeline.finished is None:
+        visited, step = env.timeline.round.task, env.timeline.step
+        kept.pop(visited, None)
+        env.step(agent)
+        outputs = outputs_by_task(agent, env)
+        for task, expected in kept.items():
+            expect_equal(outputs[task], expected, f"step {step} on task {visited} changed outputs of task {task}")
+        if env.timeline.round.task != visited:
+            kept[visited] = outputs[visited]

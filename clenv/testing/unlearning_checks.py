@@ -1,0 +1,271 @@
+"""Checks of unlearning: that receipts and claims hold against what is seen, and against a run without the task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clenv.agent import Agent
+from clenv.env import ContinualEnv
+from clenv.events import Exactness, Receipt
+from clenv.requests import RandomRequests, Script, unlearn
+from clenv.testing.check import (
+    Table,
+    difference,
+    expect,
+    expect_equal,
+    outline,
+)
+from clenv.testing.worlds import (
+    ROUND,
+    Life,
+    Served,
+    Subject,
+    finish,
+    outputs_by_task,
+    request_for,
+    tiny_tasks,
+)
+
+CHECKS = Table[Subject]()
+
+
+def _claims(level: Exactness) -> Callable[[Subject], bool]:
+    """Return whether a subject claims at least a level."""
+    return lambda subject: subject.cls.unlearning >= level
+
+
+@CHECKS.add
+def requests_at_any_step_are_served(subject: Subject) -> None:
+    """A request for each task at each step of a stream, in the middle of visits too, gets a receipt that holds."""
+    schedule = (0, 1, 0, 2)
+    for step in range(len(schedule) * ROUND):
+        for task in sorted({schedule[played // ROUND] for played in range(step + 1)}):
+            requests = Script((unlearn(task, step=step),))
+            for horizon in (step + 1, None):  # the stream ends there, or goes on
+                env = subject.env(schedule=schedule, requests=requests, horizon=horizon)
+                _check_receipts(subject, subject.live(env))
+
+
+@CHECKS.add
+def receipts_hold_on_random_streams(subject: Subject) -> None:
+    """On random streams with permanence, requests for several tasks and tasks that come back, receipts hold."""
+    policy = RandomRequests(permanence_rate=0.03, unlearn_rate=0.15, max_tasks=2, keep=0)
+    for recurrence in ("exclude", "relearn"):
+        for seed in range(2):
+            env = subject.env(
+                schedule=None, alpha=0.5, round_length=2, horizon=40, requests=policy, recurrence=recurrence
+            )
+            agent = subject.agent(env)
+            env.reset(seed=seed)
+            _check_receipts(subject, finish(env, agent))
+
+
+def _check_receipts(subject: Subject, life: Life) -> None:
+    """Check each receipt by what was seen around its request; exact ones by a run without the removed visits."""
+    for served in life.served:
+        _check_receipt(subject, life.env, served)
+    if life.served and all(served.receipt.level is Exactness.EXACT for served in life.served):
+        requests = [served.request for served in life.served]
+        expect_equal(
+            life.agent.state_dict(),
+            _reference(subject, life.env).state_dict(),
+            f"after requests {[(request.step, request.tasks) for request in requests]}, all served at level EXACT, the "
+            "state is not that of a run without the removed visits",
+        )
+
+
+def _reference(subject: Subject, env: ContinualEnv) -> Agent:
+    """Return the same agent after the same stream without the removed visits."""
+    removed = set(env.timeline.unlearned_visits)
+    if removed >= set(range(len(env.recording().visits))):
+        return subject.agent(env)
+    return subject.live(env.replay(removed)).agent
+
+
+def _check_receipt(subject: Subject, env: ContinualEnv, served: Served) -> None:
+    request, receipt = served.request, served.receipt
+    level = receipt.level
+    where = f"request for tasks {request.tasks} after step {request.step}, receipt at level {level!r}"
+    _check_fields(receipt, where)
+    if level is Exactness.UNSUPPORTED:
+        expect_equal(served.states[1], served.states[0], f"{where}: refused, but the state changed")
+    before, after = served.outputs
+    for task in _remaining(env, request.step, request.tasks):
+        if level is Exactness.ISOLATED or task not in receipt.changed:
+            expect_equal(after[task], before[task], f"{where}: outputs of task {task}, which remains, changed")
+    if level in {Exactness.INTERFACE, Exactness.ISOLATED}:
+        fresh = outputs_by_task(subject.agent(env), env)
+        for task in request.tasks:
+            gone = difference(after[task], before[task]) is not None or difference(after[task], fresh[task]) is None
+            expect(gone, f"{where}: task {task} is answered as before")
+
+
+def _check_fields(receipt: Receipt, where: str) -> None:
+    expect(isinstance(receipt.level, Exactness), f"{where}: the level is no Exactness")
+    for name in ("samples", "bytes_freed"):
+        value = getattr(receipt, name)
+        expect(isinstance(value, int) and value >= 0, f"{where}: {name} is {value!r}, expected a whole number >= 0")
+
+
+def _remaining(env: ContinualEnv, step: int, removed: tuple[int, ...]) -> list[int]:
+    """Return the tasks seen by a step and not removed by its request (one removed earlier has no claim on it)."""
+    seen = {visit.task for visit in env.timeline.visits if 0 <= visit.first_step <= step}
+    gone = {
+        task
+        for served, _ in env.receipts
+        if served.step <= step
+        for task in served.tasks
+        if not any(visit.task == task and served.step < visit.first_step <= step for visit in env.timeline.visits)
+    }
+    return sorted(seen - gone - set(removed))
+
+
+@CHECKS.add_if(_claims(Exactness.INTERFACE))
+def the_declared_level_is_reached(subject: Subject) -> None:
+    """Of the ordinary requests, for a task whose visit just ended or ended earlier, one reaches the declared level."""
+    levels = []
+    for task, step in ((0, ROUND - 1), (1, 2 * ROUND - 1), (0, 3 * ROUND - 1)):
+        env = subject.env(schedule=(0, 1, 2), requests=Script((unlearn(task, step=step),)))
+        levels += [served.receipt.level for served in subject.live(env).served]
+    expect(
+        max(levels) >= subject.cls.unlearning,
+        f"the class declares {subject.cls.unlearning!r}, but its receipts say {levels}",
+    )
+
+
+@CHECKS.add_if(_claims(Exactness.INTERFACE))
+def unlearning_leaves_nothing_behind(subject: Subject) -> None:
+    """No example of a removed task is left in the state, and no tensor or entry that a run without it lacks."""
+    for task, step in ((0, ROUND - 1), (1, ROUND + 1), (0, 2 * ROUND - 1), (1, 3 * ROUND)):
+        env = subject.env(schedule=(0, 1, 2, 3), requests=Script((unlearn(task, step=step),)))
+        life = subject.live(env)
+        [served] = life.served
+        where = f"request for task {task} after step {step}"
+        if served.receipt.level is Exactness.UNSUPPORTED:
+            continue
+        found = holds_row(served.states[1], env.tasks[task].train.x)
+        expect(found is None, f"{where}: an example of it is in the state, at {found}")
+        _check_leftovers(life, _reference(subject, env), where)
+
+
+def _check_leftovers(life: Life, reference: Agent, where: str) -> None:
+    """Compare what a state consists of; at level INTERFACE, numbers may note which tasks the traces have reached."""
+    more = sorted(outline(life.agent.state_dict()) - outline(reference.state_dict()))
+    if life.served[0].receipt.level is Exactness.INTERFACE:
+        more = [line for line in more if ": " in line]
+    expect(not more, f"{where}: at the end the state holds {more[:3]}, which a run without the task lacks")
+
+
+def holds_row(state: object, rows: Tensor, where: str = "") -> str | None:
+    """Return where a nested state holds an exact copy of a row, in a tensor or a list of numbers; None if nowhere."""
+    if isinstance(state, Mapping):
+        parts = [(f"{where}[{key!r}]", item) for key, item in state.items()]
+    elif isinstance(state, list | tuple):
+        if state and all(isinstance(item, float) for item in state):
+            return holds_row(torch.tensor(state), rows, where)
+        parts = [(f"{where}[{number}]", item) for number, item in enumerate(state)]
+    else:
+        return where if isinstance(state, Tensor) and _holds_row(state, rows) else None
+    return next((found for name, item in parts if (found := holds_row(item, rows, name)) is not None), None)
+
+
+def _holds_row(tensor: Tensor, rows: Tensor) -> bool:
+    """Whether consecutive values of a tensor, read by rows or by columns, are one of ``rows``."""
+    rows, values = rows.flatten(1), tensor.detach().cpu().float()
+    width = rows.shape[1]
+    for line in (values.flatten(), values.movedim(0, -1).flatten() if values.dim() else values.flatten()):
+        if len(line) >= width:
+            windows = line.unfold(0, width, 1)
+            windows = windows[torch.isin(windows[:, 0], rows[:, 0])]
+            if bool((windows[:, None] == rows[None]).all(dim=2).any()):
+                return True
+    return False
+
+
+@CHECKS.add
+def asking_twice_changes_nothing(subject: Subject) -> None:
+    """A request for tasks that were just unlearned leaves the state as it is."""
+    env = subject.env(schedule=(0, 1, 2, 3))
+    agent = subject.agent(env)
+    env.reset(seed=0)
+    for _ in range(3 * ROUND):
+        env.step(agent)
+    for tasks in ((0,), (1, 2)):
+        request = request_for(env, *tasks)
+        agent.unlearn(request)
+        state = agent.state_dict()
+        agent.unlearn(request)
+        expect_equal(agent.state_dict(), state, f"the second request for tasks {tasks} changed the state")
+
+
+@CHECKS.add_if(lambda subject: subject.cls.commutes)
+def requests_commute(subject: Subject) -> None:
+    """Two requests, in either order, and one request for both leave the same state."""
+    env = subject.env(schedule=(0, 1, 2, 0, 3))
+    agent = subject.agent(env)
+    env.reset(seed=0)
+    for _ in range(4 * ROUND):
+        env.step(agent)
+    for a, b in ((0, 1), (1, 2), (0, 2)):
+        states = []
+        for order in (((a,), (b,)), ((b,), (a,)), ((a, b),)):
+            twin = subject.copy(env, agent)
+            for tasks in order:
+                twin.unlearn(request_for(env, *tasks))
+            states.append(twin.state_dict())
+        expect_equal(states[1], states[0], f"{a} then {b} is not {b} then {a}")
+        expect_equal(states[2], states[0], f"{a} then {b} is not both at once")
+
+
+@CHECKS.add_if(_claims(Exactness.EXACT))
+def unlearning_everything_restores_the_start(subject: Subject) -> None:
+    """After all tasks are unlearned at once, the state is that after construction."""
+    env = subject.env(schedule=(0, 1, 2), requests=Script((unlearn(0, 1, 2, visit=2),)))
+    life = subject.live(env)
+    if life.served[0].receipt.level is Exactness.EXACT:
+        expect_equal(life.agent.state_dict(), subject.agent(env).state_dict(), "the state is not that of a fresh agent")
+
+
+@CHECKS.add_if(_claims(Exactness.INTERFACE))
+def a_task_that_comes_back_starts_unseen(subject: Subject) -> None:
+    """With recurrence='relearn', an unlearned task that returns is answered as if for the first time."""
+    options: dict[str, Any] = {"schedule": (0, 1, 0, 2), "recurrence": "relearn"}
+    for step in (ROUND - 1, ROUND + 1):
+        life = subject.live(subject.env(**options, requests=Script((unlearn(0, step=step),))))
+        _check_receipts(subject, life)
+        if life.served[0].receipt.level is Exactness.UNSUPPORTED:
+            continue
+        back = next(visit for visit in life.env.timeline.visits if visit.epoch == 2)
+        answer = life.answers[_played_before(life.env, back.first_step)]
+        never = subject.live(life.env.replay(life.env.timeline.unlearned_visits))
+        reference = never.answers[_played_before(never.env, back.first_step)]
+        remembered = subject.live(subject.env(**options)).answers[2 * ROUND]
+        unseen = difference(answer, reference) is None or difference(answer, remembered) is not None
+        expect(unseen, f"unlearned after step {step}, task 0 came back and was answered as if it was never unlearned")
+        _check_leftovers(life, never.agent, f"task 0 unlearned after step {step}, then learned again")
+
+
+def _played_before(env: ContinualEnv, step: int) -> int:
+    """Return how many steps were played before a step; a replay leaves some out."""
+    return sum(max(0, min(visit.steps, step - visit.first_step)) for visit in env.timeline.visits)
+
+
+@CHECKS.add_if(_claims(Exactness.ISOLATED))
+def removed_data_flow_nowhere(subject: Subject) -> None:
+    """Two lives that differ only in the data of a task, unlearned before another begins, end in the same state."""
+    tasks, others = list(tiny_tasks()), tiny_tasks(variant=1)
+    for schedule, step in (((0, 2), 2), ((1, 0, 2), 2 * ROUND - 1), ((1, 0, 2), ROUND + 1)):
+        lives = [
+            subject.live(subject.env(tasks=variant, schedule=schedule, requests=Script((unlearn(0, step=step),))))
+            for variant in (tasks, [others[0], *tasks[1:]])
+        ]
+        if all(life.served[0].receipt.level >= Exactness.ISOLATED for life in lives):
+            expect_equal(
+                lives[1].agent.state_dict(),
+                lives[0].agent.state_dict(),
+                f"schedule {schedule}, task 0 unlearned after step {step}: its data shaped the final state",
+            )

@@ -1,0 +1,23 @@
+"""Every built-in agent and scenario passes every check of the conformance suite."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from clenv.registry import agent_class, agent_names, scenario_ids
+from clenv.testing import Check, check_agent, check_scenario
+
+
+def checks() -> Iterator[tuple[str, Check]]:
+    """Yield the checks of all that is built in; other tests register agents and scenarios of their own."""
+    for name in agent_names():
+        if agent_class(name).__module__.startswith("clenv.agents."):
+            yield from ((name, check) for check in check_agent(name))
+    for name in scenario_ids():
+        if name.startswith("clenv/"):
+            yield from ((name, check) for check in check_scenario(name))
+
+
+@pytest.mark.parametrize("check", [pytest.param(check, id=f"{name}-{check.name}") for name, check in checks()])
+def test_conformance(check):
+    check()
