@@ -7,6 +7,7 @@ from torchvision's download into that folder.
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import zlib
 from functools import cache
@@ -125,11 +126,11 @@ def read_idx(file: Path) -> NDArray[np.uint8]:
         raise DataError(f"{file} cannot be read as a gzip file ({error}): remove it, and get the data anew") from error
     if len(content) < 4 or content[:3] != b"\0\0\x08":
         raise DataError(f"{file} begins with {content[:4].hex(' ')}, expected 00 00 08, an IDX file of bytes")
-    dimensions = content[3]
-    start = 4 + 4 * dimensions
+    start = 4 + 4 * content[3]  # four bytes for the size of each dimension
+    if len(content) < start:
+        raise DataError(f"{file} ends within its header, after {len(content)} bytes of {start}")
     shape = tuple(np.frombuffer(content[4:start], dtype=">u4").tolist())
-    values = np.frombuffer(content, dtype=np.uint8, offset=min(start, len(content)))
-    expected = int(np.prod(shape, dtype=np.int64))
-    if len(shape) != dimensions or len(values) != expected:
-        raise DataError(f"{file} holds {len(values)} values, expected {expected} for shape {shape}")
-    return values.reshape(shape).copy()
+    values = np.frombuffer(content[start:], dtype=np.uint8)
+    if len(values) != math.prod(shape):
+        raise DataError(f"{file} holds {len(values)} values, expected {math.prod(shape)} for shape {shape}")
+    return values.reshape(shape).copy()  # writable, for torch
