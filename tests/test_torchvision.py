@@ -13,7 +13,7 @@ from clenv._torchvision import make_torchvision_importable
 @pytest.fixture
 def declared(monkeypatch):
     names = []
-    monkeypatch.setattr(torch.library, "define", lambda name, signature: names.append(name))
+    monkeypatch.setattr(torch.library, "define", lambda name, *_: names.append(name))
     return names
 
 
@@ -31,12 +31,14 @@ def test_imports_in_a_fresh_process_without_warnings():
         "prepare(); prepare()\n"
         "from torchvision.datasets import FashionMNIST; print(FashionMNIST.__name__)"
     )
-    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(  # noqa: S603  # our own interpreter and code
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False
+    )
     assert (done.stdout, done.stderr) == ("FashionMNIST\n", "")
 
 
 def test_an_import_that_works_declares_nothing(monkeypatch, declared):
-    monkeypatch.setattr(importlib, "import_module", lambda name: torch)
+    monkeypatch.setattr(importlib, "import_module", lambda _: torch)
     make_torchvision_importable()
     assert declared == []
 

@@ -1,0 +1,86 @@
+"""Every scenario that comes with clenv is a sound Gymnasium environment with sensible defaults."""
+
+import json
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.utils.env_checker import check_env
+from small_fashion import write_fashion_mnist
+
+import clenv
+from clenv.settings import expected_occurrences
+
+IDS = sorted(name for name in clenv.scenario_ids() if name.startswith("clenv/"))
+
+
+@pytest.fixture(scope="module")
+def data_folder(tmp_path_factory):
+    return write_fashion_mnist(tmp_path_factory.mktemp("fashion"))
+
+
+@pytest.fixture(autouse=True)
+def _small_fashion_mnist(monkeypatch, data_folder):
+    monkeypatch.setenv("CLENV_DATA", str(data_folder))
+
+
+def test_all_are_registered():
+    names = "ManyGaussians OsakaEpisodic PermutedDigits PermutedFashionMNIST SplitDigits SplitFashionMNIST TwoGaussians"
+    assert [f"clenv/{name}-v0" for name in names.split()] == IDS
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_gymnasium_conformance(env_id):
+    check_env(clenv.make(env_id))
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_made_by_gymnasium_and_from_a_written_spec(env_id):
+    env = gymnasium.make(env_id)
+    written = env.spec.to_json()
+    json.loads(written)
+    again = gymnasium.make(EnvSpec.from_json(written))
+    first, second = (each.reset(seed=4)[0]["x"] for each in (env, again))
+    assert np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_vectorised(env_id):
+    envs = gymnasium.make_vec(env_id, num_envs=2, vectorization_mode="sync")
+    x = envs.reset(seed=0)[0]["x"]
+    assert not np.array_equal(x[0], x[1])
+    rewards = envs.step(np.zeros(envs.action_space.shape, dtype=np.float32))[1]
+    outputs = envs.single_action_space.shape[1]
+    assert rewards == pytest.approx(-np.log(outputs), rel=1e-6)  # equal logits
+    envs.close()
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_inputs_are_in_the_unit_interval_unless_they_are_points(env_id):
+    x = clenv.make(env_id).reset(seed=0)[0]["x"]
+    assert x.dtype == np.float32
+    if "Gaussians" not in env_id:
+        assert 0 <= x.min() < x.max() <= 1
+
+
+@pytest.mark.parametrize("env_id", [name for name in IDS if "TwoGaussians" not in name and "Episodic" not in name])
+def test_defaults_let_tasks_come_back(env_id):
+    env = clenv.make(env_id)
+    settings = env.settings
+    expected = expected_occurrences(
+        horizon=settings.horizon,
+        alpha=settings.alpha,
+        switch=settings.switch,
+        round_length=settings.round_length,
+        weights=[task.weight for task in env.tasks],
+    )
+    assert expected >= 2.5
+    env.reset(seed=0)
+    over = False
+    predictions = np.zeros(env.action_space.shape, dtype=np.float32)
+    while not over:
+        _, _, terminated, over, _ = env.step(predictions)
+        assert not terminated
+    occurrences = env.score.by_occurrence()
+    assert occurrences[1].steps < settings.horizon / 2  # most steps are spent on returns
