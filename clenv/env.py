@@ -50,7 +50,7 @@ from clenv.requests import RecordedPermanence, Requests
 from clenv.rng import generator
 from clenv.score import Score
 from clenv.settings import Settings, StreamSpec, expected_occurrences
-from clenv.stream import ContextPlan, OsakaPlan, Plan, RecordedPlan, ScriptedPlan
+from clenv.stream import ContextPlan, OsakaPlan, Plan, PretrainedPlan, RecordedPlan, ScriptedPlan
 from clenv.task import Contexts, Scenario, Split, Task
 from clenv.timeline import Recording, Timeline
 
@@ -330,6 +330,21 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         if self._recording is not None:
             kept = [visit for n, visit in enumerate(self._recording.visits) if n not in self._without]
             return RecordedPlan(kept, round_length=settings.round_length)
+        plan = self._streaming_plan(seed, ledger)
+        if not settings.pretrain_steps:
+            return plan
+        return PretrainedPlan(
+            plan,
+            [shown.task.id for shown in self._tasks[self._streamed :]],
+            first=self._streamed,
+            steps=settings.pretrain_steps,
+            round_length=settings.round_length,
+            seed=seed,
+        )
+
+    def _streaming_plan(self, seed: int, ledger: Ledger) -> Plan:
+        """Return the plan of the scored stream."""
+        settings = self.settings
         schedule = settings.schedule or self._schedule_of_requests()
         if schedule:
             return ScriptedPlan([self.task_index(task) for task in schedule], round_length=settings.round_length)
@@ -347,8 +362,6 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
             switch=settings.switch,
             round_length=settings.round_length,
             seed=seed,
-            pretrain_ids=[shown.task.id for shown in self._tasks[self._streamed :]],
-            pretrain_steps=settings.pretrain_steps,
         )
 
     def _schedule_of_requests(self) -> tuple[int | str, ...] | None:

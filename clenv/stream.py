@@ -71,8 +71,6 @@ class OsakaPlan(Plan):
         switch: ``other``: a failed coin leaves the task if there is another; ``any``: it may draw the same again.
         round_length: Minibatches a round.
         seed: Seed of the stream.
-        pretrain_ids: Ids of the tasks of the pre-training phase, whose indices follow those of ``ids``.
-        pretrain_steps: Steps of that phase; its rounds are independent draws and have negative numbers.
     """
 
     def __init__(
@@ -84,8 +82,6 @@ class OsakaPlan(Plan):
         switch: Switch,
         round_length: int,
         seed: int,
-        pretrain_ids: Sequence[str] = (),
-        pretrain_steps: int = 0,
     ) -> None:
         self.alpha, self.switch, self.round_length = alpha, switch, round_length
         self._coins = Uniforms(seed, "coin")
@@ -93,8 +89,6 @@ class OsakaPlan(Plan):
         self._order = np.array(sorted(range(len(ids)), key=lambda i: key(0, "tie", ids[i])), dtype=np.int64)
         self._clocks = [Uniforms(seed, "task", ids[i]) for i in self._order]
         self._weights = np.asarray(weights, dtype=np.float64)[self._order, None]
-        self._pretrain_clocks = [Uniforms(seed, "pretrain", name) for name in pretrain_ids]
-        self._pretrain_steps = pretrain_steps
 
     def stays(self, k: int) -> bool:
         """Whether coin ``k``, tossed after round ``k - 1``, repeats the task: ``c_k < alpha``."""
@@ -102,9 +96,7 @@ class OsakaPlan(Plan):
 
     def following(self, previous: Round | None, available: Mask, *, may_stay: bool = True) -> Round | None:
         """Return the next round (see `Plan.following`)."""
-        if self._pretrain_steps and (previous is None or previous.number < -1):
-            return self._pretraining(previous)
-        if previous is None or previous.number == -1:
+        if previous is None:
             task = self.draw(0, available)
             return None if task is None else Round(0, task, self.round_length, continues=False)
         k, current = previous.number + 1, previous.task
@@ -135,15 +127,6 @@ class OsakaPlan(Plan):
             clocks[winner, columns] = np.inf
         return places[0], places[1]
 
-    def _pretraining(self, previous: Round | None) -> Round:
-        count = -(-self._pretrain_steps // self.round_length)
-        k = -count if previous is None else previous.number + 1
-        ring = [-np.log1p(-clock[-k]) for clock in self._pretrain_clocks]
-        task = len(self._clocks) + int(np.argmin(ring))
-        left = self._pretrain_steps - (k + count) * self.round_length
-        continues = previous is not None and previous.task == task
-        return Round(k, task, min(self.round_length, left), continues)
-
     def visits(self, rounds: int) -> Iterator[tuple[int, int, int]]:
         """Yield ``(task, first round, number of rounds)`` of each visit of an event-free stream of that many rounds.
 
@@ -170,6 +153,35 @@ class OsakaPlan(Plan):
                     yield current, start, k - start
                     current, start = task, k
         yield current, start, rounds - start
+
+
+class PretrainedPlan(Plan):
+    """A phase of independent draws from other tasks, then another plan.
+
+    Args:
+        plan: What follows.
+        ids: Task ids of the phase; clocks are keyed by them.
+        first: Index of the first of these tasks.
+        steps: Steps of the phase, >= 1; its rounds have negative numbers, the last of them is cut to fit.
+        round_length: Minibatches a round.
+        seed: Seed of the stream.
+    """
+
+    def __init__(self, plan: Plan, ids: Sequence[str], *, first: int, steps: int, round_length: int, seed: int) -> None:
+        self.end = plan.end
+        self._plan, self._first, self._steps, self._round_length = plan, first, steps, round_length
+        self._clocks = [Uniforms(seed, "pretrain", name) for name in ids]
+
+    def following(self, previous: Round | None, available: Mask, *, may_stay: bool = True) -> Round | None:
+        """Return the next round (see `Plan.following`)."""
+        if previous is not None and previous.number >= -1:
+            return self._plan.following(None if previous.number < 0 else previous, available, may_stay=may_stay)
+        count = -(-self._steps // self._round_length)
+        k = -count if previous is None else previous.number + 1
+        ring = [-np.log1p(-clock[-k]) for clock in self._clocks]
+        task = self._first + int(np.argmin(ring))
+        left = self._steps - (k + count) * self._round_length
+        return Round(k, task, min(self._round_length, left), previous is not None and previous.task == task)
 
 
 class ContextPlan(Plan):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clenv.batches import Batches
-from clenv.stream import OsakaPlan, RecordedPlan, RecordedVisit, Round, ScriptedPlan
+from clenv.stream import OsakaPlan, PretrainedPlan, RecordedPlan, RecordedVisit, Round, ScriptedPlan
 
 ROUNDS = 100_000
 
@@ -232,26 +232,26 @@ def test_a_long_stream_takes_constant_memory():
     assert peak < 2_000_000
 
 
-def test_pretraining_rounds_come_first_and_are_cut_to_length():
-    plan = OsakaPlan(
-        ["a", "b"],
-        [1, 1],
-        alpha=0.5,
-        switch="other",
-        round_length=4,
-        seed=0,
-        pretrain_ids=["p", "q"],
-        pretrain_steps=10,
-    )
+@pytest.mark.parametrize(
+    "plan",
+    [
+        OsakaPlan(["a", "b"], [1, 1], alpha=0.5, switch="other", round_length=4, seed=0),
+        ScriptedPlan([0, 1, 1], round_length=4),
+    ],
+    ids=["osaka", "script"],
+)
+def test_pretraining_rounds_come_first_and_are_cut_to_length(plan):
     available = np.array([True, True, False, False])
+    whole = PretrainedPlan(plan, ["p", "q"], first=2, steps=10, round_length=4, seed=0)
     rounds, current = [], None
     for _ in range(6):
-        current = plan.following(current, available)
+        current = whole.following(current, available)
         rounds.append(current)
     assert [r.number for r in rounds] == [-3, -2, -1, 0, 1, 2]
     assert [r.steps for r in rounds] == [4, 4, 2, 4, 4, 4]
     assert {r.task for r in rounds[:3]} <= {2, 3}
-    assert {r.task for r in rounds[3:]} <= {0, 1}
+    assert rounds[3] == plan.following(None, available)
+    assert rounds[5] == plan.following(rounds[4], available)
     assert not rounds[3].continues
 
 
