@@ -97,6 +97,12 @@ class Isolated(Maps):
     unlearning = Exactness.ISOLATED
 
 
+class Pretrained(Maps):
+    """The same, after a pre-training phase."""
+
+    needs_pretraining = True
+
+
 class Biases(Linear):
     """One map for all tasks and a bias a task; a removed task's bias is dropped, its trace stays in the map."""
 
@@ -124,7 +130,7 @@ class Biases(Linear):
     "check",
     [
         pytest.param(c, id=f"{cls.__name__}-{c.name}")
-        for cls in (Linear, Maps, Isolated, Biases)
+        for cls in (Linear, Maps, Isolated, Pretrained, Biases)
         for c in check_agent(cls)
     ],
 )

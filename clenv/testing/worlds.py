@@ -24,7 +24,7 @@ from clenv.testing.check import CheckFailure, expect
 FEATURES = 6
 ROUND = 3
 SCHEDULE = (0, 1, 0, 2, 1, 3)
-EVENTFUL = Script((permanent(1, visit=1), unlearn(0, step=10), unlearn(2, step=14), unlearn(3, step=16)))
+EVENTFUL = Script((permanent(1, step=5), unlearn(0, step=10), unlearn(2, step=14), unlearn(3, step=16)))
 """For `SCHEDULE`: a permanence, a request in the middle of another task's visit, one at a visit's end, and one in the
 middle of the task's own visit."""
 
@@ -70,10 +70,11 @@ class Subject:
             **changes: Settings; ``loss`` or ``tasks`` choose the data.
         """
         options = {**(self.worlds()[0][1] if world is None else world), **changes}
-        tasks: Sequence[Task] = options.pop("tasks", None) or tiny_tasks(options.pop("loss", "cross_entropy"))
+        loss = options.pop("loss", "cross_entropy")
+        tasks: Sequence[Task] = options.pop("tasks", None) or tiny_tasks(loss)
         pretrain: Sequence[Task] = ()
         if self.cls.needs_pretraining:
-            pretrain = [replace(task, id=f"{task.id} before") for task in tasks]
+            pretrain = [replace(task, id=f"{task.id} before") for task in tiny_tasks(loss, 2)]
             options.setdefault("pretrain_steps", 2 * ROUND)
         settings = {"batch_size": 4, "round_length": ROUND, "schedule": SCHEDULE, **options}
         return ContinualEnv(Scenario(tasks, pretrain), Settings().updated(**settings))
