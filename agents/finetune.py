@@ -96,12 +96,12 @@ class Finetune(Learner):
 
     def forward(self, x: Tensor) -> Tensor:
         """Answer inputs through the head in use."""
-        assert self.slot is not None  # noqa: S101  # for the type checker: `enter` came before
+        assert self.slot is not None  # for the type checker: `enter` came before
         return F.linear(self._backbone.forward(x, self.weights, self.biases), *self.heads[self.slot])
 
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
         """Take one step of the optimiser."""
-        assert self.optimizer is not None  # noqa: S101  # for the type checker: `enter` came before
+        assert self.optimizer is not None  # for the type checker: `enter` came before
         set_gradients(self._trained, torch.autograd.grad(loss, self._trained))
         self.optimizer.step()
         return None

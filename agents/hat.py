@@ -324,14 +324,14 @@ class HAT(Learner):
 
     def forward(self, x: Tensor) -> Tensor:
         """Answer inputs of the running task, with the graph."""
-        assert self.running is not None  # noqa: S101  # for the type checker: `enter` came before
+        assert self.running is not None  # for the type checker: `enter` came before
         record = self.tasks[self.running]
         self._s, self._gates = self._scale(), self._gate(self.running, record)
         return self._answer(x, record, self._gates)
 
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
         """Take one step (section 2 of the paper; the order is that of the authors' code)."""
-        assert self.running is not None  # noqa: S101  # for the type checker: `enter` came before
+        assert self.running is not None  # for the type checker: `enter` came before
         record, hyper, trained = self.tasks[self.running], self._hyper, self._trained
         record["steps"] += 1
         if self.optimizer is None:
