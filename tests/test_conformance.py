@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from small_fashion import write_fashion_mnist
 
 from clenv.registry import agent_class, agent_names, scenario_ids
 from clenv.testing import Check, check_agent, check_scenario
@@ -16,6 +17,16 @@ def checks() -> Iterator[tuple[str, Check]]:
     for name in scenario_ids():
         if name.startswith("clenv/"):
             yield from ((name, check) for check in check_scenario(name))
+
+
+@pytest.fixture(scope="module")
+def data_folder(tmp_path_factory):
+    return write_fashion_mnist(tmp_path_factory.mktemp("fashion"))
+
+
+@pytest.fixture(autouse=True)
+def _small_fashion_mnist(monkeypatch, data_folder):
+    monkeypatch.setenv("CLENV_DATA", str(data_folder))
 
 
 @pytest.mark.parametrize("check", [pytest.param(check, id=f"{name}-{check.name}") for name, check in checks()])

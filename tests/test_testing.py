@@ -19,7 +19,7 @@ from clenv import Agent, ContinualEnv, Exactness, Outcome, Receipt, Split, Task,
 from clenv.rng import torch_generator
 from clenv.settings import Settings
 from clenv.testing import CheckFailure, check_agent, check_scenario
-from clenv.testing.check import difference, expect_equal, global_generators, outline
+from clenv.testing.check import count, difference, expect_equal, global_generators, outline
 from clenv.testing.unlearning_checks import holds_row
 
 # Sound agents, one for each level of unlearning
@@ -475,6 +475,13 @@ class RestoresWhatItForgot(Biases):
             self.biases[event.task] = self.archive[event.task].clone()
 
 
+class SharesWhatItIsolates(Biases):
+    """The map that all tasks read was written by the removed one."""
+
+    def unlearn(self, request: UnlearnRequest) -> Receipt:
+        return replace(super().unlearn(request), level=Exactness.ISOLATED)
+
+
 class LeavesAScale(Isolated):
     """Every task's map is scaled by a statistic of all inputs ever seen."""
 
@@ -514,7 +521,7 @@ FAULTS = [
     (HandsOutItsState, "the-state-is-a-copy", "learned on"),
     (LoadsAnything, "foreign-states-are-refused", "expected CheckpointError"),
     (BreaksOnForeignStates, "foreign-states-are-refused", "changed the agent"),
-    (KeepsVisits, "memory-is-flat", "which it did not after 8"),
+    (KeepsVisits, "memory-is-flat", "values and tensors after 8 visits"),
     (KeepsSnapshots, "memory-is-flat", "bytes after 8 visits"),
     (FullTwice, "reports-are-in-range", "capacity"),
     (ReportsWords, "reports-are-in-range", "expected numbers"),
@@ -537,6 +544,7 @@ FAULTS = [
     (RemembersTheLast, "requests-commute", "is not"),
     (ExactButCounts, "unlearning-everything-restores-the-start", "fresh agent"),
     (RestoresWhatItForgot, "a-task-that-comes-back-starts-unseen", "came back"),
+    (SharesWhatItIsolates, "isolated-values-are-not-read", "wrote what task"),
     (LeavesAScale, "removed-data-flow-nowhere", "its data shaped"),
 ]
 
@@ -604,8 +612,10 @@ def test_states_differ_by_bits():
         expect_equal(1, 2, "bad")
 
 
-def test_outlines_name_every_leaf():
-    assert outline({"a": {1: torch.zeros(2)}, "b": [3]}) == {"['a'][1]: (2,) torch.float32", "['b'][0]"}
+def test_outlines_name_every_part():
+    state = {"a": {1: torch.zeros(2)}, "b": [3, 4], "c": [[5], "d"]}
+    assert outline(state) == {"['a'][1]: (2,) torch.float32", "['b']", "['c'][0]", "['c'][1]"}
+    assert count(state) == 5
 
 
 def test_rows_are_found_wherever_they_are():

@@ -125,14 +125,24 @@ def _bits(tensor: Tensor) -> Tensor:
 
 
 def outline(state: object, where: str = "") -> set[str]:
-    """Return a line for each leaf of a nested state: its path, and shape and type if it is a tensor."""
+    """Return a line for each part of a nested state: its path, and shape and type if it is a tensor.
+
+    A list of numbers is one part, whatever its length.
+    """
     if isinstance(state, Mapping):
         return {line for key, item in state.items() for line in outline(item, f"{where}[{key!r}]")}
-    if isinstance(state, list | tuple):
+    if isinstance(state, list | tuple) and not all(isinstance(item, int | float) for item in state):
         return {line for number, item in enumerate(state) for line in outline(item, f"{where}[{number}]")}
     if isinstance(state, Tensor):
         return {f"{where}: {tuple(state.shape)} {state.dtype}"}
     return {where}
+
+
+def count(state: object) -> int:
+    """Return the number of leaves of a nested state."""
+    if isinstance(state, Mapping):
+        return sum(map(count, state.values()))
+    return sum(map(count, state)) if isinstance(state, list | tuple) else 1
 
 
 def reloaded(state: Any) -> Any:
