@@ -39,10 +39,14 @@ class Batches:
         self._device = device
         self._cached: tuple[int, int] | None = None
         self._rows: Tensor = torch.empty(0, dtype=torch.int64)
+        self._kept = 0  # how many rows are kept
 
     def rows(self, split: Split, k: int, j: int) -> Tensor:
         """Return the rows of minibatch ``j`` of round ``k``, shape ``(batch_size,)``, int64, on the device."""
-        size, count = self._batch_size, len(split)
+        size = self._batch_size
+        if self._cached == (k, 0) and (stop := (j + 1) * size) <= self._kept:
+            return self._rows[stop - size : stop]
+        count = len(split)
         if self._sampling == "shuffle":
             walk, start = divmod(j * size, count)
             if start + size > count:  # the minibatch straddles two permutations
@@ -61,7 +65,7 @@ class Batches:
         if self._cached != (k, walk):
             drawn = self._draw(split, k, walk)
             self._rows = torch.from_numpy(drawn).to(self._device, non_blocking=True)
-            self._cached = (k, walk)
+            self._cached, self._kept = (k, walk), len(drawn)
         return self._rows
 
     def _draw(self, split: Split, k: int, walk: int) -> NDArray[np.int64]:

@@ -486,8 +486,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         current = timeline.round
         self._shown = shown = self._tasks[current.task]
         rows = self._batches.rows(shown.train, current.number, timeline.position)
-        self._x = shown.task.inputs(shown.train, rows)
-        self._y = shown.targets(shown.train, rows)
+        self._x, self._y = shown.minibatch(rows)
         given = self.settings.task_labels == "given"
         self._observation = {
             "x": self._x,
@@ -518,7 +517,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
             loss, accuracy = F.mse_loss(predictions, y), math.nan
         else:
             loss = F.cross_entropy(predictions, y)
-            accuracy = (predictions.argmax(1) == y).sum().item() / len(y)
+            accuracy = (predictions.argmax(1) == y).count_nonzero().item() / self.settings.batch_size
         value = loss.item()
         self._loss, self._accuracy = value, accuracy
         if timeline.step >= 0:
@@ -540,7 +539,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         rows = self._batches.rows(shown.train, k, position)
         told = None if self.settings.task_labels == "hidden" else task
         outputs = self.stream_spec.outputs(task)
-        x, y = shown.task.inputs(shown.train, rows), shown.targets(shown.train, rows)
+        x, y = shown.minibatch(rows)
         return Outcome(step, x, y, told, outputs, torch.tensor(value, device=self._device))
 
     def _flush(self) -> list[Outcome]:
@@ -797,8 +796,16 @@ class _Shown:
         self.task = task
         self._splits = {name: split.to(device) for name, split in task.splits().items()}
         self.train = self._splits["train"]
-        self._labels = labels
+        self._inputs, self._targets = self.train.inputs, self.train.targets
+        self._transform, self._labels = task.transform, labels
         self._rows: dict[tuple[str, int], Tensor] = {}
+
+    def minibatch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return training inputs and targets at ``rows``."""
+        x, y = self._inputs(rows), self._targets(rows)
+        if self._transform is not None:
+            x = self._transform(x)
+        return x, y if self._labels is None else self._labels[y]
 
     def targets(self, split: Split, rows: Tensor | None) -> Tensor:
         """Return the targets at ``rows`` (all if None)."""
