@@ -106,7 +106,7 @@ class Backbone:
                 h = F.linear(h if h.dim() == 2 else h.flatten(1), weights[number], biases[number])
             if norm is not None:
                 h = norm(number, h)
-            h = F.relu(h)
+            h = torch.relu(h)
             if convolves and layer.pool > 1:
                 h = F.max_pool2d(h, layer.pool)
             if unit_masks is not None:

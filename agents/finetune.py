@@ -37,6 +37,7 @@ class Finetune(Learner):
         self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
     ) -> None:
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
+        self._head_per_task = spec.head_per_task
         self._backbone: Backbone = self._hyper.build(spec.input_shape)
         self.weights, self.biases = self._backbone.initial(self.generator("init"), self._device)
         self.heads: dict[int, list[nn.Parameter]] = {}
@@ -52,7 +53,7 @@ class Finetune(Learner):
             self.optimizer = self._hyper.make_optimizer(self._trained)
 
     def _slot(self, task: int | None) -> int:
-        return task if task is not None and self._spec.head_per_task else 0
+        return task if task is not None and self._head_per_task else 0
 
     def _head(self, slot: int) -> list[nn.Parameter]:
         """Return a head; one that does not exist yet is made, but not kept."""
