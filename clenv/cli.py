@@ -271,8 +271,11 @@ def _check(kind: tyro.conf.Positional[Literal["agent", "scenario"]], target: tyr
         kind: What it is.
         target: Its name or id; or module:Class of an agent, module:id of a scenario.
     """
+    import torch
+
     from clenv.testing import CheckFailure, check_agent, check_scenario
 
+    torch.set_num_threads(1)  # the worlds are tiny: more threads would only wait for each other
     checks = list(check_agent(_agent_class(target)) if kind == "agent" else check_scenario(target))
     failed = 0
     for check in checks:

@@ -145,6 +145,10 @@ class SaysSometimes(Linear):
     needs_task_labels = "sometimes"
 
 
+class SaysExactInWords(Linear):
+    unlearning = "exact"
+
+
 class SwallowsOptions(Linear):
     def __init__(self, spec, *, seed=0, device="cpu", **options: Any) -> None:
         super().__init__(spec, seed=seed, device=device)
@@ -496,6 +500,7 @@ class LeavesAScale(Isolated):
 
 FAULTS = [
     (SaysSometimes, "declarations-are-well-formed", "sometimes"),
+    (SaysExactInWords, "declarations-are-well-formed", "expected an Exactness"),
     (SwallowsOptions, "unknown-hyperparameters-are-refused", "no_such_hyperparameter"),
     (TooNarrow, "answers-have-the-right-form", "shape"),
     (TooPrecise, "answers-have-the-right-form", "float64"),

@@ -34,8 +34,8 @@ CHECKS = Table[Subject]()
 
 
 def _claims(level: Exactness) -> Callable[[Subject], bool]:
-    """Return whether a subject claims at least a level."""
-    return lambda subject: subject.cls.unlearning >= level
+    """Return whether a subject claims at least a level; a claim that is no level is for another check to find."""
+    return lambda subject: isinstance(subject.cls.unlearning, Exactness) and subject.cls.unlearning >= level
 
 
 @CHECKS.add
