@@ -6,22 +6,33 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from clenv.events import Permanence, UnlearnRequest
+from clenv.events import Permanence, UnlearnRequest, VisitBegin
 
 if TYPE_CHECKING:
     from clenv.env import ContinualEnv
 
-_SMOOTH = 50  # steps of the running mean
+_SMOOTH = 25  # steps of the running mean
+_ROW = 0.3  # inches
+_TASKS = colormaps["Set2"]  # pale, so that marks and curves stand out
+_STYLES: dict[str, dict[str, Any]] = {
+    "first step": {"marker": "|", "color": "black", "s": 60},
+    "made permanent": {"marker": "s", "facecolor": "white", "edgecolor": "black", "s": 45},
+    "unlearned": {"marker": "X", "facecolor": "red", "edgecolor": "black", "s": 70},
+}
 
 
 def draw_stream(
     env: ContinualEnv, losses: Mapping[str, NDArray[Any]], *, title: str = "", width: float = 11.0
 ) -> Figure:
     """Draw a stream so far: a bar a visit, marks for events, and the running mean of each loss curve.
+
+    A thin line runs along a task's row while the task is in R(t), a thick one once it is permanent; unlearning ends
+    it. A task that comes back after it was unlearned has a row of its own, ``name#2``.
 
     Args:
         env: Environment whose stream is drawn.
@@ -32,77 +43,91 @@ def draw_stream(
     Returns:
         A figure that belongs to no window.
     """
-    visits = env.score.visits
-    names = sorted({visit.task for visit in visits}, key=lambda name: _order(env, name))
+    names = sorted({visit.task for visit in env.score.visits}, key=lambda name: _order(env, name))
     rows = {name: row for row, name in enumerate(names)}
-    figure = Figure(figsize=(width, 3.2 + 0.28 * len(names)), layout="constrained")
+    figure = Figure(figsize=(width, 3.6 + _ROW * len(names)), layout="constrained")
     FigureCanvasAgg(figure)
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[0.28 * len(names) + 0.6, 2.6])
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[_ROW * len(names) + 0.6, 2.6])
     figure.suptitle(title or "Stream so far")
-    for visit in visits:
-        stop = visit.stop if visit.stop > visit.start else visit.start + env.timeline.played
-        color = f"C{rows[visit.task] % 10}"
-        top.barh(rows[visit.task], stop - visit.start, left=visit.start, height=0.8, color=color)
-    _draw_events(env, top, rows)
+    _draw_visits(env, top, rows)
+    requests = _draw_lives(env, top, rows)
     top.set_yticks(range(len(names)), names)
     top.set_ylim(len(names) - 0.4, -0.6)
-    top.set_ylabel("task")
-    for name, values in losses.items():
-        bottom.plot(*_running_mean(values), label=name, linewidth=1.3)
+    for number, (name, values) in enumerate(losses.items()):
+        bottom.plot(*_running_mean(values), label=name, linewidth=1.4, color=f"C{number}")
+    bottom.set_xlim(0, max(env.timeline.step + 1, 1))
+    bottom.set_ylim(bottom=0)
     bottom.set_xlabel("step")
     bottom.set_ylabel(f"online loss (mean of {_SMOOTH} steps)")
-    bottom.set_ylim(bottom=0)
     bottom.grid(alpha=0.3)
+    for axes in (top, bottom):
+        axes.spines[["top", "right"]].set_visible(False)
+        for step in requests:
+            axes.axvline(step, color="red", linestyle=":", linewidth=1, zorder=0)
+    if top.collections:
+        top.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(_STYLES), frameon=False, fontsize="small")
     if len(losses) > 1:
         bottom.legend(loc="upper right")
     return figure
 
 
 def _order(env: ContinualEnv, name: str) -> tuple[int, str]:
-    task = name.split("#")[0]
-    ids = env.ledger.ids
-    return (ids.index(task) if task in ids else ids.index(name), name)
+    ids = [task.id for task in env.tasks]
+    return (ids.index(name) if name in ids else ids.index(name.rpartition("#")[0]), name)
 
 
-def _draw_events(env: ContinualEnv, axes: Any, rows: Mapping[str, int]) -> None:
-    """Mark permanence and unlearning on the row of the task, and the end of a task's life as a hatched line."""
-    marks: dict[str, tuple[list[float], list[int], dict[str, Any]]] = {
-        "made permanent": ([], [], {"marker": "s", "facecolor": "white", "edgecolor": "black"}),
-        "unlearned": ([], [], {"marker": "X", "facecolor": "red", "edgecolor": "black"}),
-    }
-    epochs: dict[int, int] = {}
+def _draw_visits(env: ContinualEnv, axes: Any, rows: Mapping[str, int]) -> None:
+    for visit in env.score.visits:
+        stop = visit.stop if visit.stop > visit.start else visit.start + env.timeline.played
+        row = rows[visit.task]
+        axes.barh(row, stop - visit.start, left=visit.start, height=0.8, color=_TASKS(row % 8))
+
+
+def _draw_lives(env: ContinualEnv, axes: Any, rows: Mapping[str, int]) -> list[int]:
+    """Draw the line of every task from its first step to its unlearning, and the marks on it.
+
+    Returns:
+        Where requests to unlearn fell.
+    """
+    names = {(visit.start, visit.occurrence): visit.task for visit in env.score.visits}
+    marks: dict[str, list[tuple[int, int]]] = {label: [] for label in _STYLES}
+    alive: dict[int, tuple[str, int]] = {}  # by task: its name now, and since when its line is as it is
+    permanent: set[int] = set()
     for event in env.timeline.events:
-        if isinstance(event, Permanence):
-            _mark(marks["made permanent"], event.step, _name(env, event.task, epochs), rows)
+        if isinstance(event, VisitBegin) and event.task is not None and event.step >= 0 and event.task not in alive:
+            name = names[event.step, event.occurrence or 1]
+            alive[event.task] = (name, event.step)
+            marks["first step"].append((event.step, rows[name]))
+        elif isinstance(event, Permanence):
+            name, since = alive[event.task]
+            _line(axes, since, event.step + 1, rows[name], permanent=False)
+            alive[event.task] = (name, event.step + 1)
+            permanent.add(event.task)
+            marks["made permanent"].append((event.step + 1, rows[name]))
         elif isinstance(event, UnlearnRequest):
             for task in event.tasks:
-                _mark(marks["unlearned"], event.step, _name(env, task, epochs), rows)
-                epochs[task] = epochs.get(task, 0) + 1
-    for label, (steps, heights, style) in marks.items():
-        if steps:
-            axes.scatter(steps, heights, s=45, zorder=3, label=label, **style)
-    if any(steps for steps, _, _ in marks.values()):
-        axes.legend(loc="upper right", fontsize="small")
+                name, since = alive.pop(task)
+                _line(axes, since, event.step + 1, rows[name], permanent=False)
+                marks["unlearned"].append((event.step + 1, rows[name]))
+    for task, (name, since) in alive.items():
+        _line(axes, since, env.timeline.step + 1, rows[name], permanent=task in permanent)
+    for label, places in marks.items():
+        if places:
+            steps, heights = zip(*places, strict=True)
+            axes.scatter(steps, heights, zorder=3, label=label, **_STYLES[label])
+    return [step for step, _ in marks["unlearned"]]
 
 
-def _name(env: ContinualEnv, task: int, epochs: Mapping[int, int]) -> str:
-    epoch = epochs.get(task, 0) + 1
-    name = env.ledger.ids[task]
-    return name if epoch == 1 else f"{name}#{epoch}"
-
-
-def _mark(marks: tuple[list[float], list[int], Any], step: int, name: str, rows: Mapping[str, int]) -> None:
-    if name in rows:
-        marks[0].append(step + 1)
-        marks[1].append(rows[name])
+def _line(axes: Any, start: int, stop: int, row: int, *, permanent: bool) -> None:
+    axes.hlines(row, start, stop, color="black", linewidth=2.5 if permanent else 0.7, zorder=2)
 
 
 def _running_mean(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    size = min(_SMOOTH, len(values))
-    if size < 1:
-        return np.empty(0), np.empty(0)
+    """Return steps and the mean of the last 25 values, or of as many as there are."""
     sums = np.cumsum(np.concatenate([[0.0], values]))
-    return np.arange(size, len(values) + 1), (sums[size:] - sums[:-size]) / size
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - _SMOOTH, 0)
+    return ends, (sums[ends] - sums[starts]) / (ends - starts)
 
 
 def to_pixels(figure: Figure) -> NDArray[np.uint8]:
