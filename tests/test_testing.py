@@ -498,7 +498,23 @@ class LeavesAScale(Isolated):
         return super().observe(outcome)
 
 
+class ForLabelsOnly(Linear):
+    def observe(self, outcome: Outcome) -> Any:
+        outcome.y.bincount()
+        return super().observe(outcome)
+
+
+class SaysForLabelsOnly(ForLabelsOnly):
+    """Refuses regression."""
+
+    def __init__(self, spec, **options: Any) -> None:
+        if spec.loss == "mse":
+            raise clenv.CapabilityError("for labels only")
+        super().__init__(spec, **options)
+
+
 FAULTS = [
+    (ForLabelsOnly, "answers-have-the-right-form", "regression: NotImplementedError .* should raise CapabilityError"),
     (SaysSometimes, "declarations-are-well-formed", "sometimes"),
     (SaysExactInWords, "declarations-are-well-formed", "expected an Exactness"),
     (SwallowsOptions, "unknown-hyperparameters-are-refused", "no_such_hyperparameter"),
@@ -588,6 +604,11 @@ def test_agents_are_named_by_class_name_or_path():
     assert all(check.doc for check in by_path)
     with pytest.raises(clenv.UnknownNameError, match="finetune"):
         check_agent("finetun")
+
+
+def test_an_agent_is_not_checked_in_worlds_that_it_refuses():
+    for check in check_agent(SaysForLabelsOnly):
+        check()
 
 
 def test_hyperparameters_reach_the_agents():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import Any, get_args, get_type_hints
 
 import torch
@@ -15,6 +16,7 @@ from clenv.errors import CapabilityError, CheckpointError, SettingsError
 from clenv.events import Exactness
 from clenv.registry import make_agent
 from clenv.testing.check import (
+    CheckFailure,
     Table,
     count,
     difference,
@@ -42,10 +44,26 @@ _MOMENTS = {0, 1, 4, 10, 11, 15}
 """Steps of `EVENTFUL` streams before which an agent is looked at: first ones, in visits, before and after requests."""
 
 
-def _each_world(subject: Subject) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield name and settings of each world, with a stream on which everything happens."""
-    for name, world in subject.worlds():
-        yield name, {**world, "requests": EVENTFUL}
+WorldCheck = Callable[[Subject, dict[str, Any]], None]
+
+
+def _in_each_world(check: WorldCheck) -> Callable[[Subject], None]:
+    """Let a check run in each of the agent's worlds, on a stream on which everything happens; names the world."""
+
+    @wraps(check)
+    def run(subject: Subject) -> None:
+        for world, settings in subject.worlds():
+            try:
+                check(subject, {**settings, "requests": EVENTFUL})
+            except CheckFailure as failure:
+                raise CheckFailure(f"{world}: {failure}") from failure
+            except Exception as error:
+                hint = "; an agent for class labels only should raise CapabilityError when it is made"
+                raise CheckFailure(
+                    f"{world}: {type(error).__name__} was raised: {error}{hint * (world == 'regression')}"
+                ) from error
+
+    return run
 
 
 # Declarations
@@ -73,11 +91,11 @@ def declarations_are_well_formed(subject: Subject) -> None:
 
 @CHECKS.add
 def unknown_hyperparameters_are_refused(subject: Subject) -> None:
-    """A hyperparameter that does not exist raises SettingsError."""
+    """A hyperparameter that does not exist raises SettingsError, or TypeError."""
     env = subject.env()
     try:
         make_agent(subject.cls, env, **{**subject.hyperparameters, "no_such_hyperparameter": 1})
-    except SettingsError:
+    except (SettingsError, TypeError):  # TypeError: the constructor names what it takes
         return
     expect(False, "a hyperparameter called 'no_such_hyperparameter' was accepted, expected SettingsError")
 
@@ -105,16 +123,16 @@ def worlds_that_lack_what_it_needs_are_refused(subject: Subject) -> None:
 
 
 @CHECKS.add
-def answers_have_the_right_form(subject: Subject) -> None:
+@_in_each_world
+def answers_have_the_right_form(subject: Subject, settings: dict[str, Any]) -> None:
     """Answers are finite floats (rows, output_size) on the inputs' device, at any time, for any task and rows."""
-    for world, settings in _each_world(subject):
-        env = subject.env(settings)
-        agent = subject.agent(env)
-        env.reset(seed=0)
-        while env.timeline.finished is None:
-            if env.timeline.step in _MOMENTS:
-                _check_predictions(agent, env, f"{world}, before step {env.timeline.step}")
-            env.step(_Formal(agent))
+    env = subject.env(settings)
+    agent = subject.agent(env)
+    env.reset(seed=0)
+    while env.timeline.finished is None:
+        if env.timeline.step in _MOMENTS:
+            _check_predictions(agent, env, f"before step {env.timeline.step}")
+        env.step(_Formal(agent))
 
 
 def _check_predictions(agent: Agent, env: ContinualEnv, where: str) -> None:
@@ -143,16 +161,16 @@ class _Formal(Relay):
 
 
 @CHECKS.add
-def predict_is_pure(subject: Subject) -> None:
+@_in_each_world
+def predict_is_pure(subject: Subject, settings: dict[str, Any]) -> None:
     """Predict changes no state, gradient, mode or global generator, keeps no graph, and answers the same twice."""
-    for world, settings in _each_world(subject):
-        env = subject.env(settings)
-        agent = subject.agent(env)
-        env.reset(seed=0)
-        while env.timeline.finished is None:
-            if env.timeline.step in _MOMENTS:
-                _check_purity(agent, env, f"{world}, before step {env.timeline.step}")
-            env.step(agent)
+    env = subject.env(settings)
+    agent = subject.agent(env)
+    env.reset(seed=0)
+    while env.timeline.finished is None:
+        if env.timeline.step in _MOMENTS:
+            _check_purity(agent, env, f"before step {env.timeline.step}")
+        env.step(agent)
 
 
 def _check_purity(agent: Agent, env: ContinualEnv, where: str) -> None:
@@ -194,19 +212,19 @@ def _collect_hidden(value: object, name: str, found: dict[str, Any]) -> None:
 
 
 @CHECKS.add
-def evaluations_change_nothing(subject: Subject) -> None:
+@_in_each_world
+def evaluations_change_nothing(subject: Subject, settings: dict[str, Any]) -> None:
     """A run that is evaluated on the way has the same bits as one that is not."""
-    for world, settings in _each_world(subject):
-        plain = subject.live(subject.env(settings))
-        env = subject.env(settings)
-        agent = subject.agent(env)
-        env.reset(seed=0)
-        while env.timeline.finished is None:
-            if env.timeline.step in _MOMENTS:
-                env.evaluate(agent, range(len(env.tasks)))
-            env.step(agent)
-        expect_equal(agent.state_dict(), plain.agent.state_dict(), f"{world}: evaluations changed the state")
-        expect_equal(env.score.losses.tolist(), plain.env.score.losses.tolist(), f"{world}: they changed the losses")
+    plain = subject.live(subject.env(settings))
+    env = subject.env(settings)
+    agent = subject.agent(env)
+    env.reset(seed=0)
+    while env.timeline.finished is None:
+        if env.timeline.step in _MOMENTS:
+            env.evaluate(agent, range(len(env.tasks)))
+        env.step(agent)
+    expect_equal(agent.state_dict(), plain.agent.state_dict(), "evaluations changed the state")
+    expect_equal(env.score.losses.tolist(), plain.env.score.losses.tolist(), "they changed the losses")
 
 
 @CHECKS.add
@@ -276,11 +294,11 @@ class _HiddenLabel:
 
 
 @CHECKS.add
-def the_same_seed_gives_the_same_bits(subject: Subject) -> None:
+@_in_each_world
+def the_same_seed_gives_the_same_bits(subject: Subject, settings: dict[str, Any]) -> None:
     """Two agents with the same seed on the same stream give the same bits."""
-    for world, settings in _each_world(subject):
-        one, two = (subject.live(subject.env(settings)).bits() for _ in range(2))
-        expect_equal(two, one, f"{world}: two runs with the same seed differ")
+    one, two = (subject.live(subject.env(settings)).bits() for _ in range(2))
+    expect_equal(two, one, "two runs with the same seed differ")
 
 
 @CHECKS.add
@@ -299,40 +317,38 @@ def another_seed_gives_other_bits(subject: Subject) -> None:
 
 
 @CHECKS.add
-def global_generators_are_not_used(subject: Subject) -> None:
+@_in_each_world
+def global_generators_are_not_used(subject: Subject, settings: dict[str, Any]) -> None:
     """A run neither reads nor advances the global generators of Python, NumPy and torch."""
-    for world, settings in _each_world(subject):
-        lives = []
-        for seed in (1, 2):
-            with global_generators(seed):
-                lives.append(subject.live(subject.env(settings)).bits())
-        expect_equal(lives[1], lives[0], f"{world}: the bits depend on the seed of a global generator")
+    lives = []
+    for seed in (1, 2):
+        with global_generators(seed):
+            lives.append(subject.live(subject.env(settings)).bits())
+    expect_equal(lives[1], lives[0], "the bits depend on the seed of a global generator")
 
 
 # State
 
 
 @CHECKS.add
-def the_state_is_plain(subject: Subject) -> None:
+@_in_each_world
+def the_state_is_plain(subject: Subject, settings: dict[str, Any]) -> None:
     """The state survives torch.save and torch.load(weights_only=True), and makes a fresh agent the same agent."""
-    for world, settings in _each_world(subject):
-        life = subject.live(subject.env(settings))
-        state = life.agent.state_dict()
-        loaded = reloaded(state)
-        expect_equal(loaded, state, f"{world}: the state changed by being saved and loaded")
-        _check_detached(state, world)
-        twin = subject.agent(life.env)
-        twin.load_state_dict(loaded)
-        expect_equal(twin.state_dict(), state, f"{world}: a fresh agent that loaded the state has another")
-        expect_equal(
-            outputs_by_task(twin, life.env), outputs_by_task(life.agent, life.env), f"{world}: it predicts otherwise"
-        )
+    life = subject.live(subject.env(settings))
+    state = life.agent.state_dict()
+    loaded = reloaded(state)
+    expect_equal(loaded, state, "the state changed by being saved and loaded")
+    _check_detached(state)
+    twin = subject.agent(life.env)
+    twin.load_state_dict(loaded)
+    expect_equal(twin.state_dict(), state, "a fresh agent that loaded the state has another")
+    expect_equal(outputs_by_task(twin, life.env), outputs_by_task(life.agent, life.env), "it predicts otherwise")
 
 
-def _check_detached(state: Mapping[str, Any], world: str) -> None:
+def _check_detached(state: Mapping[str, Any]) -> None:
     for name, item in state.items():
         attached = [tensor for tensor in tensors(item) if tensor.grad_fn is not None]
-        expect(not attached, f"{world}: state[{name!r}] carries a graph, expected detached tensors")
+        expect(not attached, f"state[{name!r}] carries a graph, expected detached tensors")
 
 
 @CHECKS.add
@@ -360,22 +376,22 @@ def _resumed(env: ContinualEnv) -> ContinualEnv:
 
 
 @CHECKS.add
-def a_killed_run_resumes_bit_for_bit(subject: Subject) -> None:
-    """Saving, and going on in fresh objects, gives the bits of the uninterrupted run, at any step."""
-    for number, (world, settings) in enumerate(_each_world(subject)):
-        whole = subject.live(subject.env(settings)).bits()
-        env = subject.env(settings)
-        agent = subject.agent(env)
-        env.reset(seed=0)
-        for step in range(len(whole["answers"])):
-            if number == 0 or step % 5 == 1:
-                fresh = subject.agent(env)
-                fresh.load_state_dict(reloaded(agent.state_dict()))
-                rest = finish(_resumed(env), fresh).bits()
-                where = f"{world}: resumed before step {step}"
-                expect_equal(rest["answers"], whole["answers"][step:], f"{where}, the answers differ")
-                expect_equal(rest["state"], whole["state"], f"{where}, the final states differ")
-            env.step(agent)
+@_in_each_world
+def a_killed_run_resumes_bit_for_bit(subject: Subject, settings: dict[str, Any]) -> None:
+    """Saving, and going on in fresh objects, gives the uninterrupted run's bits: in visits, and after requests."""
+    whole = subject.live(subject.env(settings)).bits()
+    env = subject.env(settings)
+    agent = subject.agent(env)
+    env.reset(seed=0)
+    for step in range(len(whole["answers"])):
+        if step in _MOMENTS:
+            fresh = subject.agent(env)
+            fresh.load_state_dict(reloaded(agent.state_dict()))
+            rest = finish(_resumed(env), fresh).bits()
+            where = f"resumed before step {step}"
+            expect_equal(rest["answers"], whole["answers"][step:], f"{where}, the answers differ")
+            expect_equal(rest["state"], whole["state"], f"{where}, the final states differ")
+        env.step(agent)
 
 
 @CHECKS.add
@@ -409,19 +425,19 @@ def memory_is_flat(subject: Subject) -> None:
 
 
 @CHECKS.add
-def reports_are_in_range(subject: Subject) -> None:
+@_in_each_world
+def reports_are_in_range(subject: Subject, settings: dict[str, Any]) -> None:
     """Figures are numbers, capacity and pictures lie in [0, 1], and features are (rows, d) and as pure as predict."""
-    for world, settings in _each_world(subject):
-        env = subject.env(settings)
-        agent = subject.agent(env)
-        env.reset(seed=0)
-        while env.timeline.finished is None:
-            if env.timeline.step in _MOMENTS:
-                where = f"{world}, before step {env.timeline.step}"
-                before = agent.state_dict()
-                _check_reports(agent, env, where)
-                expect_equal(agent.state_dict(), before, f"{where}: a report changed the state")
-            env.step(_Reporting(agent))
+    env = subject.env(settings)
+    agent = subject.agent(env)
+    env.reset(seed=0)
+    while env.timeline.finished is None:
+        if env.timeline.step in _MOMENTS:
+            where = f"before step {env.timeline.step}"
+            before = agent.state_dict()
+            _check_reports(agent, env, where)
+            expect_equal(agent.state_dict(), before, f"{where}: a report changed the state")
+        env.step(_Reporting(agent))
 
 
 def _check_reports(agent: Agent, env: ContinualEnv, where: str) -> None:
