@@ -86,7 +86,8 @@ class Training(Architecture):
     def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Return a fresh optimiser over parameters, in one group."""
         trained = list(parameters)
-        fused = trained[0].device.type in _FUSED
+        # Fused SGD cannot step parameters with and without a momentum buffer together, as a new head needs it.
+        fused = trained[0].device.type in _FUSED and not self.momentum
         if self.optimizer == "adam":
             return torch.optim.Adam(trained, lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused)
         return torch.optim.SGD(

@@ -1,0 +1,97 @@
+"""Plain fine-tuning: against a loop by hand."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import clenv
+from clenv.env import ContinualEnv
+from clenv.events import Exactness, UnlearnRequest
+from clenv.settings import Settings
+
+
+def world(tasks, **settings):
+    env = ContinualEnv(tasks, Settings(**{"batch_size": 4, "round_length": 3, "schedule": (0, 1, 0), **settings}))
+    env.reset(seed=0)
+    return env
+
+
+def finish(env, agent):
+    while env.timeline.finished is None:
+        env.step(agent)
+
+
+@pytest.mark.parametrize(
+    ("options", "optimizer_class", "same"),
+    [
+        ({"optimizer": "adam", "learning_rate": 0.01}, torch.optim.Adam, {"lr": 0.01, "fused": True}),
+        ({"optimizer": "sgd", "learning_rate": 0.1}, torch.optim.SGD, {"lr": 0.1, "fused": True}),
+        (
+            {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.01},
+            torch.optim.SGD,
+            {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01},
+        ),
+    ],
+)
+def test_it_equals_a_loop_by_hand_with_one_optimiser_over_all_heads(make_tasks, options, optimizer_class, same):
+    tasks = make_tasks(2)
+    env = world(tasks)
+    agent = clenv.make_agent("finetune", env, hidden=(5,), seed=3, **options)
+    backbone = [nn.Parameter(p.detach().clone()) for p in (*agent.weights, *agent.biases)]
+    heads = [[nn.Parameter(p.detach().clone()) for p in agent._head(task)] for task in (0, 1)]
+    optimizer = optimizer_class([*backbone, *heads[0], *heads[1]], **same)
+    losses = []
+    while env.timeline.finished is None:
+        x, y, task = env._observation["x"], env._y, env._observation["task"]
+        env.step(agent)
+        h = F.relu(F.linear(x, *backbone))
+        loss = F.cross_entropy(F.linear(h, *heads[task]), y)
+        losses.append(loss.item())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+    assert env.score.losses.tolist() == losses
+    for mine, hers in zip([*agent.weights, *agent.biases, *agent.heads[1]], [*backbone, *heads[1]], strict=True):
+        assert torch.equal(mine, hers)
+
+
+def test_heads(make_tasks):
+    env = world(make_tasks(2))
+    agent = clenv.make_agent("finetune", env)
+    finish(env, agent)
+    assert sorted(agent.heads) == [0, 1]
+    for settings in ({"paradigm": "domain"}, {"paradigm": "class"}, {"task_labels": "hidden"}):
+        env = world(make_tasks(2), **settings)
+        agent = clenv.make_agent("finetune", env)
+        finish(env, agent)
+        assert sorted(agent.heads) == [0]
+
+
+def test_a_task_never_seen_is_answered_as_its_first_step_will_be(make_tasks):
+    env = world(make_tasks(2), schedule=(0, 1))
+    agent = clenv.make_agent("finetune", env)
+    for _ in range(3):
+        env.step(agent)
+    x = env._observation["x"]
+    guess = agent.predict(x, 1)
+    assert sorted(agent.heads) == [0]
+    assert torch.equal(agent.step(env._observation).detach(), guess)
+
+
+def test_it_learns(make_tasks):
+    env = world(make_tasks(1, rows=12), schedule=(0,) * 100)
+    agent = clenv.make_agent("finetune", env, learning_rate=0.01)
+    finish(env, agent)
+    assert env.score.window(50).loss < 0.1 < 1 < env.score.losses[0]
+
+
+def test_requests_are_refused_and_change_nothing(make_tasks):
+    env = world(make_tasks(2))
+    agent = clenv.make_agent("finetune", env)
+    finish(env, agent)
+    before = [p.clone() for p in agent.weights]
+    receipt = agent.unlearn(UnlearnRequest(8, (0,), ((0, 1),), ((0, 2),)))
+    assert receipt.level is Exactness.UNSUPPORTED
+    assert all(map(torch.equal, before, agent.weights))
+    assert sorted(agent.heads) == [0, 1]
