@@ -206,7 +206,7 @@ class _Run:
                 if bar.update():
                     _, loss, accuracy = self._env.score.window()
                     bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.3f}", refresh=False)
-                if board is not None and (step + 1) % self._log_every == 0:
+                if board is not None and ((step + 1) % self._log_every == 0 or self._over()):
                     board.log(record)
                 if not self._over() and time.perf_counter() - self._saved >= self._checkpoint_every:
                     self._save(board)
@@ -236,7 +236,8 @@ class _Run:
             if event.task is not None and env.stream_spec.tasks is not None
         ]
         ended = every > 0 and any(isinstance(event, VisitEnd) and event.step >= 0 for event in events)
-        if not (over or new or (ended and len(env.score.visits) % every == 0)):
+        visits = len(env.score.visits) - (env.timeline.finished is None)  # those that have ended
+        if not (over or new or (ended and visits % every == 0)):
             return None
         env.evaluate(self._agent)
         if new:
