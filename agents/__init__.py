@@ -6,6 +6,7 @@ if __name__ != "clenv.agents":
     raise ImportError(f"import this package as clenv.agents, not as {__name__}")
 
 for _name, _path in {
+    "adahat": "clenv.agents.adahat:AdaHAT",
     "blind-last": "clenv.agents.blind:BlindLast",
     "blind-task": "clenv.agents.blind:BlindTask",
     "finetune": "clenv.agents.finetune:Finetune",

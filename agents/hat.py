@@ -26,7 +26,7 @@ from clenv.events import Exactness, Receipt, UnlearnRequest, VisitEnd
 from clenv.settings import StreamSpec
 
 from .backbone import Backbone, initial_affine
-from .learning import Learner, Training, WriteProtection, set_gradients, told
+from .learning import Learner, Protection, Training, WriteProtection, set_gradients, told
 
 Schedule = Literal["hold", "exact", "sawtooth", "constant"]
 Revisit = Literal["refine", "auto", "regrow", "freeze", "freeze_all"]
@@ -183,7 +183,7 @@ class HAT(Learner):
         self.tainted: list[int] = []
         self.optimizer: torch.optim.Optimizer | None = None
         self._trained: list[nn.Parameter] = []
-        self._protection: WriteProtection | None = None
+        self._protection: Protection | None = None
         self._free = torch.empty(0)
         self._s, self._gates = 0.0, torch.empty(0)  # of the last `forward`
 
@@ -309,18 +309,33 @@ class HAT(Learner):
             self._trained = record["head"] if policy == "freeze" else []
             return
         self._trained = [*self._shared, *record["head"]]
-        others = [item["mask"] for task, item in self.tasks.items() if task != self.running]
-        masks = [mask for mask in others if mask is not None]
-        used = torch.stack(masks).any(0) if masks else torch.zeros_like(record["e"], dtype=torch.bool)
-        protected = self._support(used) if self._hyper.protection == "reference" else self._union(masks)
+        masks = [item["mask"] for task, item in self.tasks.items() if task != self.running]
+        others = [mask for mask in masks if mask is not None]
         if self.annealing:
             self._trained.append(record["e"])
-            self._free = sparsity(used)
-        elif record["mask"] is not None:
-            own = self._support(record["mask"])
-            protected = [flags | ~mine for flags, mine in zip(protected, own, strict=True)]
-        if masks or not self.annealing:
-            self._protection = WriteProtection(self._shared, protected)
+            self._free = sparsity(self._used(others))
+        own = None if self.annealing else record["mask"]
+        if others or own is not None:
+            self._protection = self._protect(others, own)
+
+    def _used(self, masks: Sequence[Tensor]) -> Tensor:
+        """Return which units any of these masks uses, ``C``, shape ``(N,)``."""
+        return torch.stack([torch.zeros(sum(self._backbone.units), dtype=torch.bool, device=self._device), *masks]).any(
+            0
+        )
+
+    def _protect(self, others: Sequence[Tensor], own: Tensor | None) -> Protection:
+        """Return what protects the other tasks' weights in the open segment.
+
+        Args:
+            others: Masks of the other tasks.
+            own: The running task's mask, outside which nothing may change; None while it is being learned.
+        """
+        reference = self._hyper.protection == "reference"
+        protected = self._support(self._used(others)) if reference else self._union(others)
+        if own is not None:
+            protected = [flags | ~mine for flags, mine in zip(protected, self._support(own), strict=True)]
+        return WriteProtection(self._shared, protected)
 
     def forward(self, x: Tensor) -> Tensor:
         """Answer inputs of the running task, with the graph."""
@@ -413,10 +428,12 @@ class HAT(Learner):
             self.snapshot = None  # it may hold what they wrote
             self._reset()
             self._prepare()
-        level, detail = self._level(readers)
+        level, detail = self._level(removed, readers)
         return Receipt(level, bytes_freed=freed, detail=detail)
 
-    def _level(self, readers: Sequence[int]) -> tuple[Exactness, str]:
+    def _level(self, removed: Sequence[int], readers: Sequence[int]) -> tuple[Exactness, str]:
+        """Return the level reached, and why; ``readers`` of what the removed tasks wrote are still there."""
+        del removed
         # Where visits end unannounced, the last one before the removed task would still be open without it.
         if not self.tainted and (self._announced or not self.tasks):
             return Exactness.EXACT, "no remaining task was trained since the first of the unlearned tasks came"

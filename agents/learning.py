@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -110,6 +110,16 @@ def set_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor
     """Hand gradients to an optimiser."""
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
+
+
+class Protection(Protocol):
+    """Limits what a step of an optimiser changes."""
+
+    def mask(self, gradients: list[Tensor]) -> None:
+        """Change the gradients, in place, before the step."""
+
+    def restore(self) -> None:
+        """Change the parameters after the step."""
 
 
 class WriteProtection:

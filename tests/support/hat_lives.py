@@ -1,0 +1,56 @@
+"""Short lives of agents of the HAT family, for their tests."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+
+import clenv
+from clenv.env import ContinualEnv
+from clenv.events import UnlearnRequest
+from clenv.rng import torch_generator
+from clenv.settings import Settings
+
+OPTIMIZERS = {
+    "sgd": {"optimizer": "sgd", "learning_rate": 0.05},
+    "adam": {"optimizer": "adam", "learning_rate": 0.01},
+    "momentum": {"optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.9},
+    "decay": {"optimizer": "sgd", "learning_rate": 0.05, "weight_decay": 0.1},
+    "adam-decay": {"optimizer": "adam", "learning_rate": 0.01, "weight_decay": 0.1},
+}
+X = torch.randn(7, 6, generator=torch_generator(0, "inputs"))
+
+
+def lives(make_tasks, name):
+    """Return a maker of (environment, agent), not begun: tasks 0, 1, 2, ... for 8 minibatches of 4 each."""
+
+    def make(rounds=(0, 1, 2), *, settings=None, **hyperparameters):
+        world = {"batch_size": 4, "round_length": 8, "schedule": rounds, **(settings or {})}
+        env = ContinualEnv(make_tasks(4), Settings(**world))
+        env.reset(seed=0)
+        options = {"hidden": (12, 10), "period": 4, "embedding_learning_rate": 0.01, **hyperparameters}
+        return env, clenv.make_agent(name, env, **options)
+
+    return make
+
+
+def play(env, agent, steps=None):
+    """Play some steps, or to the end."""
+    for _ in itertools.count() if steps is None else range(steps):
+        if env.timeline.finished is not None:
+            break
+        env.step(agent)
+    return agent
+
+
+def request(*tasks):
+    return UnlearnRequest(0, tasks, tuple((task, 1) for task in tasks), ())
+
+
+def shared(agent):
+    return [p.detach().clone() for p in agent._shared]
+
+
+def all_equal(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
