@@ -21,7 +21,7 @@ from clenv.settings import Settings
 
 @pytest.fixture
 def life(make_tasks):
-    return lives(make_tasks, "hat")
+    return lives(make_tasks, HAT)
 
 
 # Equations

@@ -6,7 +6,6 @@ import itertools
 
 import torch
 
-import clenv
 from clenv.env import ContinualEnv
 from clenv.events import UnlearnRequest
 from clenv.rng import torch_generator
@@ -22,7 +21,7 @@ OPTIMIZERS = {
 X = torch.randn(7, 6, generator=torch_generator(0, "inputs"))
 
 
-def lives(make_tasks, name):
+def lives(make_tasks, cls):
     """Return a maker of (environment, agent), not begun: tasks 0, 1, 2, ... for 8 minibatches of 4 each."""
 
     def make(rounds=(0, 1, 2), *, settings=None, **hyperparameters):
@@ -30,7 +29,7 @@ def lives(make_tasks, name):
         env = ContinualEnv(make_tasks(4), Settings(**world))
         env.reset(seed=0)
         options = {"hidden": (12, 10), "period": 4, "embedding_learning_rate": 0.01, **hyperparameters}
-        return env, clenv.make_agent(name, env, **options)
+        return env, cls(env.stream_spec, **options)
 
     return make
 
