@@ -7,6 +7,7 @@ if __name__ != "clenv.agents":
 
 for _name, _path in {
     "adahat": "clenv.agents.adahat:AdaHAT",
+    "amnesiac-hat": "clenv.agents.amnesiac_hat:AmnesiacHAT",
     "blind-last": "clenv.agents.blind:BlindLast",
     "blind-task": "clenv.agents.blind:BlindTask",
     "finetune": "clenv.agents.finetune:Finetune",

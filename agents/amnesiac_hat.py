@@ -1,0 +1,318 @@
+"""AmnesiacHAT: AdaHAT that records how each visit moved the weights, and unlearns a task by leaving its visits out.
+
+After a draft of P. Wang (the author of AdaHAT); the idea of subtracting recorded updates is L. Graves, V. Nagisetty,
+V. Ganesh, *Amnesiac Machine Learning*, AAAI 2021. Beyond the draft: the weights are rebuilt from the traces that
+remain, in double precision, so that requests commute and what came last is removed bit for bit; requests may come at
+any step; what a removed task alone used is free again for the very next step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, Literal, TypedDict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clenv.agent import Outcome, tensors
+from clenv.errors import SettingsError
+from clenv.events import Exactness, Permanence, Receipt, UnlearnRequest
+from clenv.settings import StreamSpec
+
+from .adahat import AdaHAT, adjustment_rate
+from .hat import HAT
+
+_DISTIL, _LABELS = 0.5, 0.5  # weights of the two terms of the repair's loss, as in DER++
+
+
+def compensated(values: Tensor, rates: Tensor, layer: Tensor) -> Tensor:
+    """Return a trace as it would have been without the rates: ``Delta / a``.
+
+    Rounding is enlarged with it: no result exceeds the largest unshrunk update of the trace in that layer.
+
+    Args:
+        values: ``Delta`` at each entry.
+        rates: Mean rate at each, ``a``; 1 where nothing is to be undone.
+        layer: Layer of each.
+    """
+    unshrunk = torch.where(rates == 1, values.abs(), 0.0)
+    largest = torch.zeros(int(layer.max()) + 1 if len(layer) else 1, dtype=values.dtype, device=values.device)
+    limit = torch.maximum(largest.scatter_reduce(0, layer, unshrunk, "amax")[layer], values.abs())
+    return torch.where(rates == 1, values, (values / rates).clamp(-limit, limit))
+
+
+class AmnesiacHAT(AdaHAT):
+    """AdaHAT with a ledger of updates.
+
+    Every visit leaves a trace, ``theta_end - theta_start``, and ``theta = theta(0) + sum of traces``. A request drops
+    the traces of the tasks' visits and rebuilds ``theta`` from the others: a function of what remains, not of the order
+    of requests. The level is exact (L3) if no remaining task was trained since the first of the removed ones came. Else
+    later traces were made in the presence of the removed ones, and it is isolated (L2) or interface (L1) as in AdaHAT.
+
+    A remaining task may read weights that a removed task occupied first. Its own updates there were small, by the
+    rate; *compensation* divides them by it. *Repair* trains these weights on a few examples of the remaining tasks;
+    at each request all repairs are undone and made anew from the tasks that then remain, so that no repair outlives an
+    example that went into it.
+
+    Attributes:
+        visits: The task of each trace, in order; a request in the middle of a visit cuts its trace in two.
+        lengths: How many entries each trace has.
+        index: Of all traces one after the other: the entries of the shared parameters that moved, int32.
+        values: By how much, ``Delta``, float64.
+        rates: By which mean rate, float32: 1 unless another task was the first to occupy the entry; empty if nothing
+            is compensated.
+        base: ``theta(0)`` plus the traces of permanent visits before all others; empty if there are none.
+        total: The sum that the shared parameters are the rounding of, float64.
+        permanent: Tasks that can no longer be unlearned.
+        rate_sums: Sum over the steps of the open segment of the rate, by layer and count; empty if none was taken.
+        rate_steps: These steps.
+        memories: Examples kept of each task, with ``replay``.
+        damages: Where repair is needed, with ``replay``.
+    """
+
+    @dataclass(frozen=True)
+    class Hyperparameters(AdaHAT.Hyperparameters):
+        """Of `AmnesiacHAT`."""
+
+        compensation: Literal["none", "alpha", "rate"] = "none"
+        """Divide updates of the first remaining occupant of a weight, if another occupied it before: not, by alpha, or
+        by the mean rate that shrank them. No result exceeds the visit's largest unshrunk update in the layer."""
+        prune: float = 0.0
+        """At the end of a visit, undo updates smaller than this, and record none."""
+        replay: int = 0
+        """Examples kept of each task for the repair of shared weights; 0: no repair."""
+        replay_steps: int = 50
+        """Steps of a repair, by Adam with ``learning_rate``."""
+
+        def __post_init__(self) -> None:
+            """Check the ranges."""
+            super().__post_init__()
+            for name in ("prune", "replay", "replay_steps"):
+                if not getattr(self, name) >= 0:
+                    raise SettingsError(f"{name}={getattr(self, name)!r}: expected a number >= 0")
+            if self.compensation == "none":
+                return
+            if self.scale == "grad" and self.optimizer == "adam":
+                raise SettingsError(
+                    f"compensation={self.compensation!r} undoes the rate, which optimizer='adam' with scale='grad' "
+                    "hardly applies: take scale='update' or optimizer='sgd'"
+                )
+            if self.revisit in {"auto", "regrow"}:
+                raise SettingsError(
+                    f"compensation={self.compensation!r} needs masks that do not move, but revisit={self.revisit!r}: "
+                    "take 'refine', 'freeze' or 'freeze_all'"
+                )
+            if self.alpha == 0:
+                raise SettingsError(f"compensation={self.compensation!r}: with alpha=0 no shared weight moves")
+
+    grows = True
+
+    def __init__(
+        self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
+    ) -> None:
+        super().__init__(spec, seed=seed, device=device, **hyperparameters)
+        self.visits: list[int] = []
+        self.lengths: list[int] = []
+        self.index = torch.empty(0, dtype=torch.int32, device=self._device)
+        self.values = torch.empty(0, dtype=torch.float64, device=self._device)
+        self.rates = torch.empty(0, device=self._device)
+        self.base: list[Tensor] = []
+        self.total = self._flat(self._initial).double()
+        self.permanent: list[int] = []
+        self.rate_sums: list[Tensor] = []
+        self.rate_steps = 0
+        self.memories: dict[int, Memory] = {}
+        self.damages: list[Damage] = []
+        layers = [torch.full_like(w, number % len(self.weights)) for number, w in enumerate(self._initial)]
+        self._layer = self._flat(layers).long()
+
+    # All shared parameters as one vector
+
+    @staticmethod
+    def _flat(parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat([part.detach().flatten() for part in parts])
+
+    @torch.no_grad()
+    def _write(self) -> None:
+        """Set the shared parameters to the rounded total."""
+        sizes = [parameter.numel() for parameter in self._shared]
+        for parameter, values in zip(self._shared, self.total.split_with_sizes(sizes), strict=True):
+            parameter.copy_(values.view_as(parameter))
+
+    def _live(self) -> Tensor:
+        """Return which entries any task's output depends on, as the free reset sees it."""
+        return self._flat(self._union(self._masks(self.tasks)))
+
+    def _owners(self) -> Tensor:
+        """Return the task that occupied each entry first, of those that remain; -1: none."""
+        owners = torch.full_like(self._layer, -1)
+        for task, record in self.tasks.items():
+            if record["mask"] is not None:
+                owners[self._flat(self._support(record["mask"])) & (owners == -1)] = task
+        return owners
+
+    # The ledger
+
+    def learn(self, loss: Tensor) -> Mapping[str, float] | None:
+        """Take AdaHAT's step, and note the rate."""
+        if self._hyper.compensation == "rate" and self._protection is not None:
+            counts = torch.arange(len(self.tasks) + 1, device=self._device, dtype=self._gates.dtype)
+            rates = adjustment_rate(counts, self._strength(self._gates)[:, None])
+            self.rate_sums = [self.rate_sums[0] + rates if self.rate_sums else rates]
+            self.rate_steps += 1
+        return super().learn(loss)
+
+    def _consolidate(self) -> None:
+        """End the open segment as HAT does, and record its trace."""
+        task = self.running
+        if task is None:
+            return
+        moves = self.annealing and self.tasks[task]["mask"] is not None
+        counts = None if self._protection is None else self._counts
+        super()._consolidate()
+        self._record(task, counts)
+        if moves:
+            self._trim()
+        self._fold()
+        if task in self.memories:
+            self.memories[task]["logits"] = self.predict(self.memories[task]["x"], task)
+
+    @torch.no_grad()
+    def _record(self, task: int, counts: Sequence[Tensor] | None) -> None:
+        """Append the trace of what was trained since the last one.
+
+        Args:
+            task: Whose visit it was.
+            counts: ``S`` of every shared entry in that visit; None: no other task had a mask.
+        """
+        theta = self._flat(self._shared)
+        moved = theta != self.total.to(theta.dtype)
+        delta = torch.where(moved, theta.double() - self.total, 0.0)
+        if self._hyper.prune:
+            delta[(delta.abs() < self._hyper.prune) & self._live()] = 0.0
+        index = delta.nonzero().flatten()
+        self.visits.append(task)
+        self.lengths.append(len(index))
+        self.index = torch.cat([self.index, index.int()])
+        self.values = torch.cat([self.values, delta[index]])
+        if self._hyper.compensation != "none":
+            self.rates = torch.cat([self.rates, self._mean_rates(task, index, counts)])
+        self.rate_sums, self.rate_steps = [], 0
+        self.total[index] += delta[index]
+        self._write()
+
+    def _mean_rates(self, task: int, index: Tensor, counts: Sequence[Tensor] | None) -> Tensor:
+        """Return by which rate the open segment moved entries that another task was the first to occupy, else 1."""
+        if counts is None:
+            return torch.ones(len(index), device=self._device)
+        used = self._flat(counts)[index]
+        if self._hyper.compensation == "alpha":
+            rates = torch.full_like(used, self._hyper.alpha)
+        else:
+            rates = (self.rate_sums[0] / self.rate_steps)[self._layer[index], used.long()]
+        return torch.where((used == 0) | (self._owners()[index] == task), 1.0, rates.to(self.rates.dtype))
+
+    def _traces(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Yield task, entries and compensated values of every trace, in order."""
+        owners = None if self._hyper.compensation == "none" else self._owners()
+        start = 0
+        for task, length in zip(self.visits, self.lengths, strict=True):
+            part = slice(start, start + length)
+            index, values = self.index[part].long(), self.values[part]
+            if owners is not None:
+                rates = torch.where(owners[index] == task, self.rates[part], 1.0)
+                values = compensated(values, rates, self._layer[index])
+            yield task, index, values
+            start += length
+
+    def _start(self) -> Tensor:
+        return self.base[0].clone() if self.base else self._flat(self._initial).double()
+
+    def _sum(self) -> Tensor:
+        """Return ``theta(0)`` and all traces, compensated, added up in order."""
+        total = self._start()
+        for _, index, values in self._traces():
+            total[index] += values
+        return total
+
+    def _keep(self, kept: Tensor) -> None:
+        """Drop entries of the traces; a trace left without any stays, as the visit took place."""
+        parts = kept.split_with_sizes(self.lengths) if self.lengths else ()
+        self.lengths = [int(part.sum()) for part in parts]
+        self.index, self.values = self.index[kept], self.values[kept]
+        if len(self.rates):
+            self.rates = self.rates[kept]
+
+    def _drop(self, gone: Sequence[bool]) -> None:
+        """Drop whole traces."""
+        flags = torch.tensor(gone, dtype=torch.bool, device=self._device)
+        self._keep(~flags.repeat_interleave(torch.tensor(self.lengths, dtype=torch.long, device=self._device)))
+        for name in ("visits", "lengths"):
+            setattr(self, name, [item for item, out in zip(getattr(self, name), gone, strict=True) if not out])
+
+    def _trim(self) -> None:
+        """Drop from all traces what lies outside the masks of the remaining tasks: it is ``theta(0)`` from now on."""
+        live = self._live()
+        self._keep(live[self.index.long()])
+        if self.base:
+            self.base = [torch.where(live, self.base[0], self._flat(self._initial).double())]
+
+    def _fold(self) -> None:
+        """Add the traces of permanent visits to the base, up to the first visit that may still be unlearned."""
+        settled = [task in self.permanent and task != self.running for task in self.visits]
+        count = settled.index(False) if False in settled else len(settled)
+        if count == 0:
+            return
+        base = self._start()
+        for _, index, values in islice(self._traces(), count):
+            base[index] += values
+        self.base = [base]
+        self._drop([number < count for number in range(len(settled))])
+
+    def on_permanence(self, event: Permanence) -> None:
+        """Keep the task's traces no longer apart than needed."""
+        self.permanent.append(event.task)
+        self._fold()
+
+    # Unlearning
+
+    def unlearn(self, request: UnlearnRequest) -> Receipt:
+        """Rebuild the shared parameters from the visits that remain."""
+        removed = [task for task in request.tasks if task in self.tasks]
+        if not removed:
+            return super().unlearn(request)
+        size, before = self.memory(), self._flat(self._shared)
+        if self.running is not None and self.running not in removed:
+            self._record(self.running, None if self._protection is None else self._counts)
+        receipt = super().unlearn(request)
+        self._drop([task in removed for task in self.visits])
+        self.rate_sums, self.rate_steps = [], 0
+        self._trim()
+        self.total = self._sum()
+        self._write()
+        self._fold()
+        self._prepare()
+        moved = before != self._flat(self._shared)
+        changed = [task for task in self.tasks if bool((moved & self._reads(task)).any())]
+        level, detail = receipt.level, receipt.detail
+        if changed and level is Exactness.ISOLATED:
+            level, detail = Exactness.INTERFACE, "outputs of remaining tasks changed"
+        detail += f"; {self._size([self.index, self.values, self.rates, self.base])} bytes of traces left"
+        freed = max(0, size - self.memory())
+        return replace(receipt, level=level, changed=tuple(sorted(changed)), bytes_freed=freed, detail=detail)
+
+    @staticmethod
+    def _size(state: object) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors(state))
+
+    def _reads(self, task: int) -> Tensor:
+        """Return which entries a task's output depends on."""
+        [mask] = self._masks([task])
+        return self._flat(self._support(mask))
+
+    def _level(self, removed: Sequence[int], readers: Sequence[int]) -> tuple[Exactness, str]:
+        level, detail = super(AdaHAT, self)._level(removed, readers)  # the drift that AdaHAT leaves behind is subtracted
+        return (level, detail) if level is Exactness.EXACT else super()._level(removed, readers)
