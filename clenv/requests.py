@@ -22,7 +22,7 @@ class Moment(NamedTuple):
 
     Attributes:
         step: The step just played; at a visit's begin, the step about to be played.
-        visit: Number of the visit that is running, ended or begins, from 0.
+        visit: Number of the visit that is running, ended or begins, from 0; those of a pre-training phase do not count.
         visit_ended: Whether that visit ended with this step.
         next_step: The step that is played next; None if the stream is over.
         ledger: Status of all tasks.

@@ -121,7 +121,7 @@ class Timeline:
                 self.round, self.position = following, 0
                 events += self._begin_visit()
         else:
-            assert following is not None  # noqa: S101  # for the type checker: `ended` is set if it is None
+            assert following is not None  # for the type checker: `ended` is set if it is None
             self.step = self._step_of(following)
             if round_over:
                 self.round, self.position = following, 0
@@ -166,7 +166,7 @@ class Timeline:
     def _moment(self, *, visit_ended: bool, next_step: int | None) -> Moment:
         return Moment(
             self.step,
-            len(self.visits) - 1,
+            len(self.visits) - 1 - sum(self._pretrain_occurrences.values()),
             visit_ended,
             next_step,
             self.ledger,
