@@ -353,7 +353,9 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
             def sample(rng: np.random.Generator) -> int:
                 return self._meet(self.scenario.tasks.sample(rng), ledger)  # type: ignore[union-attr]
 
-            return ContextPlan(sample, alpha=settings.alpha, round_length=settings.round_length, seed=seed)
+            return ContextPlan(
+                sample, alpha=settings.alpha, switch=settings.switch, round_length=settings.round_length, seed=seed
+            )
         streamed = [shown.task for shown in self._tasks[: self._streamed]]
         return OsakaPlan(
             [task.id for task in streamed],
