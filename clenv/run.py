@@ -101,22 +101,16 @@ def run(
         raise SettingsError(f"run needs a clenv.Agent, not {type(agent).__name__}: see clenv.make_agent")
     if agent.spec != world.stream_spec:
         raise SettingsError("the agent was made for another stream: make it with clenv.make_agent(..., env)")
-    for name, value, least in (
-        ("seed", seed, 0),
-        ("steps", steps, 1),
-        ("evaluate", evaluate, 0),
-        ("log_every", log_every, 1),
-        ("threads", threads, 1),
-    ):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-            raise SettingsError(f"{name}={value!r}: expected a whole number >= {least}")
+    for name, value, least in (("seed", seed, 0), ("log_every", log_every, 1), ("threads", threads, 1)):
+        _check_whole(name, value, least)
+    for name, value, least in (("steps", steps, 1), ("evaluate", evaluate, 0)):
+        if value is not None:
+            _check_whole(name, value, least)
     if not isinstance(checkpoint_every, int | float) or not checkpoint_every >= 0:
         raise SettingsError(f"checkpoint_every={checkpoint_every!r}: expected seconds >= 0")
-    if evaluate is None:
-        evaluate = 0 if world.stream_spec.tasks is None else 1
     options: dict[str, Any] = {
         "steps": steps,
-        "evaluate": evaluate,
+        "evaluate": int(world.stream_spec.tasks is not None) if evaluate is None else evaluate,
         "log_every": log_every,
         "checkpoint_every": checkpoint_every,
         "tensorboard": tensorboard,
@@ -124,12 +118,14 @@ def run(
     header = None
     if folder is not None:
         refuse_if_taken(Path(folder))
-        header = describe(world, agent, seed=seed, threads=threads, options=options)
-    _prepare_process(threads)
+        header = describe(world, agent, seed=seed, options=options)
+    prepared = _prepare_process(threads)
     world.reset(seed=seed)
-    if evaluate:
+    if options["evaluate"]:
         world.evaluate(agent, [task for task, here in enumerate(world.ledger.available) if here])
-    store = None if header is None or folder is None else Folder.create(folder, header, world, agent)
+    store = None
+    if header is not None and folder is not None:
+        store = Folder.create(folder, {**header, **prepared}, world, agent)
     return _Run(world, agent, store, progress=progress, **options).records()
 
 
@@ -159,9 +155,15 @@ def resume(folder: str | Path, *, progress: bool = True) -> Records:
     return _Run(env, agent, store, progress=progress, seconds=seconds, **store.header["options"]).records()
 
 
-def _prepare_process(threads: int) -> None:
+def _check_whole(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise SettingsError(f"{name}={value!r}: expected a whole number >= {least}")
+
+
+def _prepare_process(threads: int) -> dict[str, Any]:
+    """Set what is set once a process and changes bits, and return it for the record."""
     torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
+    return {"threads": threads, "flush_denormal": torch.set_flush_denormal(True)}
 
 
 class _Run:
