@@ -94,27 +94,16 @@ def run(
         >>> for record in clenv.run(env, agent, "runs/first"):  # doctest: +SKIP
         ...     print(record.step, record.loss)
     """
-    world = env.unwrapped
-    if not isinstance(world, ContinualEnv):
-        raise SettingsError(f"run needs a clenv environment, not {type(world).__name__}")
-    if not isinstance(agent, Agent):
-        raise SettingsError(f"run needs a clenv.Agent, not {type(agent).__name__}: see clenv.make_agent")
-    if agent.spec != world.stream_spec:
-        raise SettingsError("the agent was made for another stream: make it with clenv.make_agent(..., env)")
-    for name, value, least in (("seed", seed, 0), ("log_every", log_every, 1), ("threads", threads, 1)):
-        _check_whole(name, value, least)
-    for name, value, least in (("steps", steps, 1), ("evaluate", evaluate, 0)):
-        if value is not None:
-            _check_whole(name, value, least)
-    if not isinstance(checkpoint_every, int | float) or not checkpoint_every >= 0:
-        raise SettingsError(f"checkpoint_every={checkpoint_every!r}: expected seconds >= 0")
+    world = _world(env, agent)
+    finite = world.stream_spec.tasks is not None
     options: dict[str, Any] = {
         "steps": steps,
-        "evaluate": int(world.stream_spec.tasks is not None) if evaluate is None else evaluate,
+        "evaluate": int(finite) if evaluate is None else evaluate,
         "log_every": log_every,
         "checkpoint_every": checkpoint_every,
         "tensorboard": tensorboard,
     }
+    _check({**options, "seed": seed, "threads": threads})
     header = None
     if folder is not None:
         refuse_if_taken(Path(folder))
@@ -155,9 +144,28 @@ def resume(folder: str | Path, *, progress: bool = True) -> Records:
     return _Run(env, agent, store, progress=progress, seconds=seconds, **store.header["options"]).records()
 
 
-def _check_whole(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise SettingsError(f"{name}={value!r}: expected a whole number >= {least}")
+def _world(env: gymnasium.Env[Any, Any], agent: Agent) -> ContinualEnv:
+    """Return the environment without wrappers, if it is one of clenv's and the agent was made for it."""
+    world = env.unwrapped
+    if not isinstance(world, ContinualEnv):
+        raise SettingsError(f"run needs a clenv environment, not {type(world).__name__}")
+    if not isinstance(agent, Agent):
+        raise SettingsError(f"run needs a clenv.Agent, not {type(agent).__name__}: see clenv.make_agent")
+    if agent.spec != world.stream_spec:
+        raise SettingsError("the agent was made for another stream: make it with clenv.make_agent(..., env)")
+    return world
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    for name, least in (("seed", 0), ("steps", 1), ("evaluate", 0), ("log_every", 1), ("threads", 1)):
+        value = options[name]
+        if value is None and name == "steps":
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise SettingsError(f"{name}={value!r}: expected a whole number >= {least}")
+    seconds = options["checkpoint_every"]
+    if not isinstance(seconds, int | float) or not seconds >= 0:
+        raise SettingsError(f"checkpoint_every={seconds!r}: expected seconds >= 0")
 
 
 def _prepare_process(threads: int) -> dict[str, Any]:
