@@ -324,7 +324,11 @@ class HAT(Learner):
         """Answer inputs of the running task, with the graph."""
         assert self.running is not None  # for the type checker: `enter` came before
         record = self.tasks[self.running]
-        self._s, self._gates = self._scale(), self._gate(self.running, record)
+        if self.annealing:
+            self._s = self._scale()
+            self._gates = torch.sigmoid(self._s * record["e"])
+        else:
+            self._gates = self._gate(self.running, record)
         return self._answer(x, record, self._gates)
 
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
