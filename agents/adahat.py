@@ -209,18 +209,17 @@ class AdaHAT(HAT):
 
     # A segment
 
-    def _protect(self, others: Sequence[Tensor], own: Tensor | None) -> Protection:
-        """Return what scales the steps of the open segment; outside its own mask the rate is 0."""
-        self._counts = self._sums(others) if others else [torch.zeros_like(tensor) for tensor in self._initial]
-        if own is not None:
-            mine = self._support(own)
-            self._counts = [
-                torch.where(flags, counts, torch.inf) for flags, counts in zip(mine, self._counts, strict=True)
-            ]
-        self._room = self._shares(self._used(others))
+    def _protect(self, others: Sequence[Tensor]) -> Protection:
+        """Return what scales the steps of the open segment; outside the task's own mask, once fixed, the rate is 0."""
         assert self.running is not None  # for the type checker: a segment is open
-        rates = self._rates(self._gate(self.running, self.tasks[self.running]))
-        if others and self._hyper.alpha > 0 and self.running not in self.beside:
+        record = self.tasks[self.running]
+        self._counts = self._sums(others)
+        if not self.annealing and record["mask"] is not None:
+            pairs = zip(self._support(record["mask"]), self._counts, strict=True)
+            self._counts = [torch.where(mine, counts, torch.inf) for mine, counts in pairs]
+        self._room = self._shares(self._used(others))
+        rates = self._rates(self._gate(self.running, record))
+        if self._hyper.alpha > 0 and self.running not in self.beside:
             self.beside.append(self.running)
         if self._hyper.scale == "grad":
             limit = torch.inf if self._hyper.alpha else 1.0

@@ -11,21 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from clenv.agent import Outcome, tensors
+from clenv.agent import tensors
 from clenv.errors import SettingsError
 from clenv.events import Exactness, Permanence, Receipt, UnlearnRequest
 from clenv.settings import StreamSpec
 
 from .adahat import AdaHAT, adjustment_rate
-from .hat import HAT
-
-_DISTIL, _LABELS = 0.5, 0.5  # weights of the two terms of the repair's loss, as in DER++
 
 
 def compensated(values: Tensor, rates: Tensor, layer: Tensor) -> Tensor:
@@ -53,9 +49,7 @@ class AmnesiacHAT(AdaHAT):
     later traces were made in the presence of the removed ones, and it is isolated (L2) or interface (L1) as in AdaHAT.
 
     A remaining task may read weights that a removed task occupied first. Its own updates there were small, by the
-    rate; *compensation* divides them by it. *Repair* trains these weights on a few examples of the remaining tasks;
-    at each request all repairs are undone and made anew from the tasks that then remain, so that no repair outlives an
-    example that went into it.
+    rate; *compensation* divides them by it.
 
     Attributes:
         visits: The task of each trace, in order; a request in the middle of a visit cuts its trace in two.
@@ -69,8 +63,6 @@ class AmnesiacHAT(AdaHAT):
         permanent: Tasks that can no longer be unlearned.
         rate_sums: Sum over the steps of the open segment of the rate, by layer and count; empty if none was taken.
         rate_steps: These steps.
-        memories: Examples kept of each task, with ``replay``.
-        damages: Where repair is needed, with ``replay``.
     """
 
     @dataclass(frozen=True)
@@ -82,17 +74,12 @@ class AmnesiacHAT(AdaHAT):
         by the mean rate that shrank them. No result exceeds the visit's largest unshrunk update in the layer."""
         prune: float = 0.0
         """At the end of a visit, undo updates smaller than this, and record none."""
-        replay: int = 0
-        """Examples kept of each task for the repair of shared weights; 0: no repair."""
-        replay_steps: int = 50
-        """Steps of a repair, by Adam with ``learning_rate``."""
 
         def __post_init__(self) -> None:
             """Check the ranges."""
             super().__post_init__()
-            for name in ("prune", "replay", "replay_steps"):
-                if not getattr(self, name) >= 0:
-                    raise SettingsError(f"{name}={getattr(self, name)!r}: expected a number >= 0")
+            if not self.prune >= 0:
+                raise SettingsError(f"prune={self.prune!r}: expected a number >= 0")
             if self.compensation == "none":
                 return
             if self.scale == "grad" and self.optimizer == "adam":
@@ -124,8 +111,6 @@ class AmnesiacHAT(AdaHAT):
         self.permanent: list[int] = []
         self.rate_sums: list[Tensor] = []
         self.rate_steps = 0
-        self.memories: dict[int, Memory] = {}
-        self.damages: list[Damage] = []
         layers = [torch.full_like(w, number % len(self.weights)) for number, w in enumerate(self._initial)]
         self._layer = self._flat(layers).long()
 
@@ -177,8 +162,6 @@ class AmnesiacHAT(AdaHAT):
         if moves:
             self._trim()
         self._fold()
-        if task in self.memories:
-            self.memories[task]["logits"] = self.predict(self.memories[task]["x"], task)
 
     @torch.no_grad()
     def _record(self, task: int, counts: Sequence[Tensor] | None) -> None:
@@ -314,5 +297,7 @@ class AmnesiacHAT(AdaHAT):
         return self._flat(self._support(mask))
 
     def _level(self, removed: Sequence[int], readers: Sequence[int]) -> tuple[Exactness, str]:
-        level, detail = super(AdaHAT, self)._level(removed, readers)  # the drift that AdaHAT leaves behind is subtracted
+        level, detail = super(AdaHAT, self)._level(
+            removed, readers
+        )  # the drift that AdaHAT leaves behind is subtracted
         return (level, detail) if level is Exactness.EXACT else super()._level(removed, readers)

@@ -308,40 +308,36 @@ class HAT(Learner):
         if not self.annealing and policy in {"freeze", "freeze_all"}:
             self._trained = record["head"] if policy == "freeze" else []
             return
+        # A fixed mask needs no more: what it switches off has no gradient, and returns to its initial value at the end.
         self._trained = [*self._shared, *record["head"]]
         masks = [item["mask"] for task, item in self.tasks.items() if task != self.running]
         others = [mask for mask in masks if mask is not None]
         if self.annealing:
             self._trained.append(record["e"])
             self._free = sparsity(self._used(others))
-        own = None if self.annealing else record["mask"]
-        if others or own is not None:
-            self._protection = self._protect(others, own)
+        if others:
+            self._protection = self._protect(others)
 
     def _used(self, masks: Sequence[Tensor]) -> Tensor:
         """Return which units any of these masks uses, ``C``, shape ``(N,)``."""
-        return torch.stack([torch.zeros(sum(self._backbone.units), dtype=torch.bool, device=self._device), *masks]).any(
-            0
-        )
+        none = torch.zeros(sum(self._backbone.units), dtype=torch.bool, device=self._device)
+        return torch.stack([none, *masks]).any(0)
 
-    def _protect(self, others: Sequence[Tensor], own: Tensor | None) -> Protection:
-        """Return what protects the other tasks' weights in the open segment.
-
-        Args:
-            others: Masks of the other tasks.
-            own: The running task's mask, outside which nothing may change; None while it is being learned.
-        """
+    def _protect(self, others: Sequence[Tensor]) -> Protection:
+        """Return what protects the other tasks' weights in the open segment, given their masks."""
         reference = self._hyper.protection == "reference"
         protected = self._support(self._used(others)) if reference else self._union(others)
-        if own is not None:
-            protected = [flags | ~mine for flags, mine in zip(protected, self._support(own), strict=True)]
         return WriteProtection(self._shared, protected)
 
     def forward(self, x: Tensor) -> Tensor:
         """Answer inputs of the running task, with the graph."""
         assert self.running is not None  # for the type checker: `enter` came before
         record = self.tasks[self.running]
-        self._s, self._gates = self._scale(), self._gate(self.running, record)
+        if self.annealing:
+            self._s = self._scale()
+            self._gates = torch.sigmoid(self._s * record["e"])
+        else:
+            self._gates = self._gate(self.running, record)
         return self._answer(x, record, self._gates)
 
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:

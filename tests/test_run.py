@@ -133,12 +133,14 @@ def test_a_non_finite_loss_marks_the_run(tmp_path):
 
 def test_threads_and_denormals_are_set_and_recorded(tmp_path):
     torch.set_flush_denormal(False)
-    finish(tmp_path / "run", steps=1, threads=1)
-    content = read(tmp_path / "run")
-    assert torch.get_num_threads() == content["threads"] == 1
+    torch.set_num_threads(2)
+    start()
     tiny = torch.tensor(1e-39)
     assert (tiny * 0.5).item() == 0
-    assert content["flush_denormal"] is True
+    assert torch.get_num_threads() == 1
+    finish(tmp_path / "run", steps=1, threads=1)
+    content = read(tmp_path / "run")
+    assert (content["threads"], content["flush_denormal"]) == (1, True)
 
 
 # Folders
@@ -423,6 +425,30 @@ def test_tensorboard_shows_curves_events_pictures_and_hyperparameters(tmp_path):
     assert told.count("UnlearnRequest") == 1
     events = (tmp_path / "run/events.jsonl").read_text().splitlines()
     assert told.count("- step") == len(events)
+
+
+@pytest.mark.parametrize("checkpoint", [0, 25])
+def test_tensorboard_forgets_what_lies_beyond_the_checkpoint(tmp_path, monkeypatch, tiny_world, checkpoint):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    *_, records = start(tmp_path / "run", log_every=10)
+    for _ in range(checkpoint):
+        next(records)
+    if checkpoint:
+        records.close()
+        records = clenv.resume(tmp_path / "run")
+    for _ in range(30):
+        next(records)
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny_world.Tiny, "observe", None)
+        with pytest.raises(TypeError):
+            next(records)
+    list(clenv.resume(tmp_path / "run"))
+    log = EventAccumulator(str(tmp_path / "run/tensorboard"), size_guidance={"tensors": 0})
+    log.Reload()
+    assert [point.step for point in log.Scalars("online/loss")] == list(range(9, 120, 10))
+    texts = {point.step: point.tensor_proto.string_val[0].decode() for point in log.Tensors("events/text_summary")}
+    assert "\n".join(texts.values()).count("- step") == len((tmp_path / "run/events.jsonl").read_text().splitlines())
 
 
 # Kills
