@@ -159,6 +159,7 @@ class AmnesiacHAT(AdaHAT):
         counts = None if self._protection is None else self._counts
         super()._consolidate()
         self._record(task, counts)
+        self.rate_sums, self.rate_steps = [], 0
         if moves:
             self._trim()
         self._fold()
@@ -177,13 +178,15 @@ class AmnesiacHAT(AdaHAT):
         if self._hyper.prune:
             delta[(delta.abs() < self._hyper.prune) & self._live()] = 0.0
         index = delta.nonzero().flatten()
+        if len(index) == 0:
+            self._write()
+            return
         self.visits.append(task)
         self.lengths.append(len(index))
         self.index = torch.cat([self.index, index.int()])
         self.values = torch.cat([self.values, delta[index]])
         if self._hyper.compensation != "none":
             self.rates = torch.cat([self.rates, self._mean_rates(task, index, counts)])
-        self.rate_sums, self.rate_steps = [], 0
         self.total[index] += delta[index]
         self._write()
 

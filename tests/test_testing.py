@@ -640,7 +640,7 @@ def test_states_differ_by_bits():
 
 def test_outlines_name_every_part():
     state = {"a": {1: torch.zeros(2)}, "b": [3, 4], "c": [[5], "d"]}
-    assert outline(state) == {"['a'][1]: (2,) torch.float32", "['b']", "['c'][0]", "['c'][1]"}
+    assert outline(state) == {"['a'][1]: vector torch.float32", "['b']", "['c'][0]", "['c'][1]"}
     assert count(state) == 5
 
 

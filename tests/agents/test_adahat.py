@@ -71,7 +71,9 @@ def test_shares_of_free_units(life):
     used = torch.zeros(26, dtype=torch.bool)
     used[[0, 1, 14]] = True
     gates = torch.linspace(0, 1, 26)
-    assert (agent._shares(used) @ gates).tolist() == pytest.approx([gates[2:14].mean().item(), gates[15:].mean().item()])
+    assert (agent._shares(used) @ gates).tolist() == pytest.approx(
+        [gates[2:14].mean().item(), gates[15:].mean().item()]
+    )
     used[[2, 15]] = True  # eleven and ten free
     assert (agent._shares(used) @ gates).tolist() == pytest.approx([gates[3:14].mean().item(), 0.0])
     agent = life(hidden=(14, 12), ablation="no_reg")[1]
@@ -91,8 +93,7 @@ def test_a_task_counts_once_however_often_it_comes(life):
 def test_protection_grows_with_every_task(life):
     env, agent = life((0, 1, 2, 3))
     held = [agent.capacity().get("protection", 0.0)]
-    for _ in range(4):
-        held.append(play(env, agent, 8).capacity()["protection"])
+    held += [play(env, agent, 8).capacity()["protection"] for _ in range(4)]
     assert held[0] == 0
     assert held == sorted(set(held))
     assert held[-1] < 1
@@ -224,7 +225,7 @@ def test_the_first_task_is_learned_as_by_hat(life, hat_life):
 @pytest.mark.parametrize("scale", ["grad", "update"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "momentum", "adam-decay"])
 def test_without_adjustment_it_is_hat(life, hat_life, optimizer, scale, protection):
-    """alpha = 0, bit for bit, returning tasks too; alpha = 1e-3 is not."""
+    """Alpha = 0, bit for bit, returning tasks too; alpha = 1e-3 is not."""
     options = {"protection": protection, **OPTIMIZERS[optimizer]}
     env, agent = life((0, 1, 2, 0), alpha=0.0, scale=scale, **options)
     reference = play(*hat_life((0, 1, 2, 0), **options))
