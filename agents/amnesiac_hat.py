@@ -11,17 +11,51 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from clenv.agent import tensors
+from clenv.agent import Outcome, tensors
 from clenv.errors import SettingsError
 from clenv.events import Exactness, Permanence, Receipt, UnlearnRequest
 from clenv.settings import StreamSpec
 
 from .adahat import AdaHAT, adjustment_rate
+from .learning import WriteProtection, set_gradients
+
+_REPAIR = -1  # stands for a task where a trace is a repair's
+_DISTIL, _LABELS = 0.5, 0.5  # weights of the two terms of a repair's loss, as in DER++
+
+
+class Memory(TypedDict):
+    """Examples of a task, each seen one as likely as any other (reservoir sampling).
+
+    Attributes:
+        x, y: Inputs and targets.
+        logits: The network's answers as of the end of the task's last visit; empty before.
+        outputs: How many of them count.
+        seen: Examples seen so far.
+    """
+
+    x: Tensor
+    y: Tensor
+    logits: Tensor
+    outputs: int
+    seen: int
+
+
+class Damage(TypedDict):
+    """What a removed task used, kept as long as a task remains that was trained since it came.
+
+    Attributes:
+        index: Entries of the shared parameters in its masks, int32.
+        since: Remaining tasks trained since it was first seen.
+    """
+
+    index: Tensor
+    since: list[int]
 
 
 def compensated(values: Tensor, rates: Tensor, layer: Tensor) -> Tensor:
@@ -49,7 +83,9 @@ class AmnesiacHAT(AdaHAT):
     later traces were made in the presence of the removed ones, and it is isolated (L2) or interface (L1) as in AdaHAT.
 
     A remaining task may read weights that a removed task occupied first. Its own updates there were small, by the
-    rate; *compensation* divides them by it.
+    rate; *compensation* divides them by it. *Repair* trains these weights on a few
+    examples of the remaining tasks that read them. Each request undoes all repairs and makes them anew with the
+    examples of the tasks that then remain, so that no repair outlives an example that went into it.
 
     Attributes:
         visits: The task of each trace, in order; a request in the middle of a visit cuts its trace in two.
@@ -63,6 +99,8 @@ class AmnesiacHAT(AdaHAT):
         permanent: Tasks that can no longer be unlearned.
         rate_sums: Sum over the steps of the open segment of the rate, by layer and count; empty if none was taken.
         rate_steps: These steps.
+        memories: Examples kept of each task, with ``replay``.
+        damages: Where repair is needed, with ``replay``.
     """
 
     @dataclass(frozen=True)
@@ -74,12 +112,17 @@ class AmnesiacHAT(AdaHAT):
         by the mean rate that shrank them. No result exceeds the visit's largest unshrunk update in the layer."""
         prune: float = 0.0
         """At the end of a visit, undo updates smaller than this, and record none."""
+        replay: int = 0
+        """Examples kept of each task, to repair weights that it shared with a removed one; 0: no repair."""
+        replay_steps: int = 50
+        """Steps of a repair, by a fresh optimiser."""
 
         def __post_init__(self) -> None:
             """Check the ranges."""
             super().__post_init__()
-            if not self.prune >= 0:
-                raise SettingsError(f"prune={self.prune!r}: expected a number >= 0")
+            for name in ("prune", "replay", "replay_steps"):
+                if not getattr(self, name) >= 0:
+                    raise SettingsError(f"{name}={getattr(self, name)!r}: expected a number >= 0")
             if self.compensation == "none":
                 return
             if self.scale == "grad" and self.optimizer == "adam":
@@ -111,6 +154,8 @@ class AmnesiacHAT(AdaHAT):
         self.permanent: list[int] = []
         self.rate_sums: list[Tensor] = []
         self.rate_steps = 0
+        self.memories: dict[int, Memory] = {}
+        self.damages: list[Damage] = []
         layers = [torch.full_like(w, number % len(self.weights)) for number, w in enumerate(self._initial)]
         self._layer = self._flat(layers).long()
 
@@ -163,6 +208,8 @@ class AmnesiacHAT(AdaHAT):
         if moves:
             self._trim()
         self._fold()
+        if task in self.memories:
+            self.memories[task]["logits"] = self.predict(self.memories[task]["x"], task)
 
     @torch.no_grad()
     def _record(self, task: int, counts: Sequence[Tensor] | None) -> None:
@@ -273,13 +320,17 @@ class AmnesiacHAT(AdaHAT):
         size, before = self.memory(), self._flat(self._shared)
         if self.running is not None and self.running not in removed:
             self._record(self.running, None if self._protection is None else self._counts)
+        damages = self._damaged(removed)
         receipt = super().unlearn(request)
-        self._drop([task in removed for task in self.visits])
+        self._drop([task in removed or task == _REPAIR for task in self.visits])
+        self.memories = {task: memory for task, memory in self.memories.items() if task in self.tasks}
+        self.damages = damages
         self.rate_sums, self.rate_steps = [], 0
         self._trim()
         self.total = self._sum()
         self._write()
         self._fold()
+        repaired, examples = self._repair()
         self._prepare()
         moved = before != self._flat(self._shared)
         changed = [task for task in self.tasks if bool((moved & self._reads(task)).any())]
@@ -287,8 +338,13 @@ class AmnesiacHAT(AdaHAT):
         if changed and level is Exactness.ISOLATED:
             level, detail = Exactness.INTERFACE, "outputs of remaining tasks changed"
         detail += f"; {self._size([self.index, self.values, self.rates, self.base])} bytes of traces left"
+        if examples:
+            detail += f"; {repaired} weights repaired with examples of tasks {list(examples)}"
+        samples = sum(examples.values())
         freed = max(0, size - self.memory())
-        return replace(receipt, level=level, changed=tuple(sorted(changed)), bytes_freed=freed, detail=detail)
+        return replace(
+            receipt, level=level, changed=tuple(sorted(changed)), samples=samples, bytes_freed=freed, detail=detail
+        )
 
     @staticmethod
     def _size(state: object) -> int:
@@ -300,7 +356,79 @@ class AmnesiacHAT(AdaHAT):
         return self._flat(self._support(mask))
 
     def _level(self, removed: Sequence[int], readers: Sequence[int]) -> tuple[Exactness, str]:
-        level, detail = super(AdaHAT, self)._level(
-            removed, readers
-        )  # the drift that AdaHAT leaves behind is subtracted
-        return (level, detail) if level is Exactness.EXACT else super()._level(removed, readers)
+        # Where nothing was trained since, the drift that AdaHAT leaves behind is subtracted: HAT's level holds.
+        return super()._level(() if self._untouched() else removed, readers)
+
+    # Repair
+
+    def observe(self, outcome: Outcome) -> Mapping[str, float] | None:
+        """Learn, and keep some of the examples."""
+        figures = super().observe(outcome)
+        if self._hyper.replay and self.running is not None:
+            self._remember(self.running, outcome)
+        return figures
+
+    def _remember(self, task: int, outcome: Outcome) -> None:
+        """Let each example of the minibatch take a random place among all seen; the first places are the memory."""
+        x, y = outcome.x, outcome.y
+        empty = Memory(x=x[:0], y=y[:0], logits=torch.empty(0, device=self._device), outputs=outcome.outputs, seen=0)
+        memory = self.memories.setdefault(task, empty)
+        draws = torch.rand(len(x), generator=self.generator("memory", task, memory["seen"]), dtype=torch.float64)
+        kept = [memory["x"], memory["y"]]
+        for row, draw in enumerate(draws.tolist()):
+            place = memory["seen"] if memory["seen"] < self._hyper.replay else int(draw * (memory["seen"] + 1))
+            memory["seen"] += 1
+            for number, values in enumerate((x, y)):
+                if place == len(kept[number]) < self._hyper.replay:
+                    kept[number] = torch.cat([kept[number], values[row : row + 1]])
+                elif place < len(kept[number]):
+                    kept[number][place] = values[row]
+        memory["x"], memory["y"] = kept
+
+    def _damaged(self, removed: Sequence[int]) -> list[Damage]:
+        """Return the damages that will remain when these tasks are removed."""
+        if not self._hyper.replay:
+            return []
+        damages = list(self.damages)
+        for task in removed:
+            ever = self.tasks[task]["ever"]
+            if ever is not None:
+                since = sorted(set(self.order[self.order.index(task) :]))
+                index = self._flat(self._support(ever)).nonzero().flatten()
+                damages.append(Damage(index=index.int(), since=since))
+        for damage in damages:
+            damage["since"] = [task for task in damage["since"] if task not in removed]
+        return [damage for damage in damages if damage["since"]]
+
+    def _repair(self) -> tuple[int, dict[int, int]]:
+        """Train damaged weights that remaining tasks read on the examples of these; return how many, and examples."""
+        damaged = torch.zeros_like(self._layer, dtype=torch.bool)
+        for damage in self.damages:
+            damaged[damage["index"].long()] = True
+        ended = [task for task in self.memories if task != self.running]
+        readers = [task for task in ended if bool((damaged & self._reads(task)).any())]
+        if not readers or not self._hyper.replay_steps:
+            return 0, {}
+        damaged &= torch.stack([self._reads(task) for task in readers]).any(0)
+        sizes = [parameter.numel() for parameter in self._shared]
+        kept = [part.view_as(w) for part, w in zip((~damaged).split_with_sizes(sizes), self._shared, strict=True)]
+        protection = WriteProtection(self._shared, kept)
+        optimizer = self._hyper.make_optimizer(self._shared)
+        for _ in range(self._hyper.replay_steps):
+            losses = torch.stack([self._replayed(task) for task in readers])
+            gradients = list(torch.autograd.grad(losses.mean(), self._shared))
+            with torch.no_grad():
+                protection.mask(gradients)
+                set_gradients(self._shared, gradients)
+                optimizer.step()
+                protection.restore()
+        self._record(_REPAIR, None)
+        return int(damaged.sum()), {task: len(self.memories[task]["x"]) for task in readers}
+
+    def _replayed(self, task: int) -> Tensor:
+        """Return the loss on a task's memory: distance from the answers it gave, and from the targets."""
+        memory, record = self.memories[task], self.tasks[task]
+        outputs = self._answer(memory["x"], record, self._gate(task, record))[:, : memory["outputs"]]
+        criterion = F.mse_loss if memory["y"].is_floating_point() else F.cross_entropy
+        answers = memory["logits"][:, : memory["outputs"]]
+        return _DISTIL * F.mse_loss(outputs, answers) + _LABELS * criterion(outputs, memory["y"])

@@ -430,12 +430,16 @@ class HAT(Learner):
     def _level(self, removed: Sequence[int], readers: Sequence[int]) -> tuple[Exactness, str]:
         """Return the level reached, and why; ``readers`` of what the removed tasks wrote are still there."""
         del removed
-        # Where visits end unannounced, the last one before the removed task would still be open without it.
-        if not self.tainted and (self._announced or not self.tasks):
+        if self._untouched():
             return Exactness.EXACT, "no remaining task was trained since the first of the unlearned tasks came"
         if not readers:
             return Exactness.ISOLATED, "no remaining task reads a weight that the tasks wrote"
         return Exactness.INTERFACE, f"weights that the tasks wrote are still read by tasks {readers}"
+
+    def _untouched(self) -> bool:
+        """Whether no remaining task was trained since the first of the unlearned tasks came."""
+        # Where visits end unannounced, the last one before the removed task would still be open without it.
+        return not self.tainted and (self._announced or not self.tasks)
 
     def _taint(self, removed: Sequence[int]) -> None:
         """Note which remaining tasks were trained after the first of the removed ones was first seen."""

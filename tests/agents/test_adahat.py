@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from hat_lives import OPTIMIZERS, X, all_equal, lives, play, request, shared
 from torch import nn
 
+import clenv
 from clenv.agent import tensors
 from clenv.agents.adahat import AdaHAT, ScaledUpdates, adjustment_rate
 from clenv.agents.hat import HAT
@@ -326,3 +327,25 @@ def test_resuming_in_the_middle_of_a_visit_gives_the_same_bits(life, scale, step
 def test_hyperparameters_out_of_range_are_refused(life, options):
     with pytest.raises(SettingsError, match=next(iter(options))):
         life(**options)
+
+
+# What it reaches
+
+
+def test_it_keeps_learning_where_hat_is_full():
+    """Twenty permuted-digit tasks in 2 x 60 units: accuracy on the last five, each just learned."""
+    reached = {}
+    for name in ("hat", "adahat"):
+        env = clenv.make(
+            "clenv/PermutedDigits-v0", n_tasks=20, schedule=tuple(range(20)), round_length=100, batch_size=32
+        )
+        env.reset(seed=0)
+        agent = clenv.make_agent(name, env, hidden=(60, 60), period=60, protection="reference")
+        new = []
+        for task in env.tasks:
+            play(env, agent, 100)
+            new.append(env.evaluate(agent, examples=None).accuracy[task.id])
+        reached[name] = [sum(part) / 5 for part in (new[:5], new[-5:])]
+    assert reached["hat"][1] < reached["hat"][0] - 0.1
+    assert reached["adahat"][1] > reached["adahat"][0] - 0.1
+    assert reached["adahat"][1] > reached["hat"][1] + 0.08

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hat_lives import OPTIMIZERS, X, all_equal, lives, play, request, shared
 
-from clenv.agent import tensors
+from clenv.agent import Outcome, tensors
 from clenv.agents.adahat import AdaHAT
 from clenv.agents.amnesiac_hat import AmnesiacHAT, compensated
 from clenv.errors import ProtocolError, SettingsError
@@ -374,3 +374,91 @@ def test_saving_between_a_request_and_the_next_step_goes_on_bit_for_bit(life, op
     again.load_state_dict(world)
     resumed.load_state_dict(state)
     assert same(play(again, resumed), agent)
+
+
+# Repair
+
+REPLAY = {"replay": 12, "replay_steps": 5, "alpha": 0.1}
+
+
+def repaired(agent):
+    """Return the entries that repairs moved."""
+    return [index for task, index, _ in agent._traces() if task == -1]
+
+
+def test_repair_moves_only_what_the_removed_task_used_and_others_read(life):
+    env, agent = life((0, 1, 2), **REPLAY)
+    play(env, agent)
+    used = agent._flat(agent._support(agent.tasks[0]["mask"]))
+    state = agent.state_dict()
+    receipt = agent.unlearn(request(0))
+    [index] = repaired(agent)
+    assert used[index].all()
+    assert agent._live()[index].all()
+    assert adds_up(agent)
+    assert receipt.samples == 24
+    assert receipt.detail.endswith("examples of tasks [1, 2]")
+    _, plain = life((0, 1, 2), **REPLAY | {"replay_steps": 0})
+    plain.load_state_dict(state)
+    plain.unlearn(request(0))
+    losses = [sum(each._replayed(task) for task in (1, 2)).item() for each in (plain, agent)]
+    assert losses[1] < losses[0]
+
+
+def test_no_repair_outlives_an_example_that_went_into_it(life):
+    """Repaired with tasks 1 and 2; task 1 goes: as if 0 and 1 had gone at once, repaired with task 2 alone."""
+    env, agent = life((0, 1, 2), **REPLAY)
+    state = play(env, agent).state_dict()
+    agent.unlearn(request(0))
+    [before] = repaired(agent)
+    receipt = agent.unlearn(request(1))
+    assert receipt.detail.endswith("examples of tasks [2]")
+    [after] = repaired(agent)
+    start = agent._flat(agent._initial)
+    dead = before[~torch.isin(before, after) & ~agent._live()[before]]
+    assert len(dead) > 0
+    assert torch.equal(agent._flat(agent._shared)[dead], start[dead])
+    once = agent.state_dict()
+    agent.load_state_dict(state)
+    agent.unlearn(request(0, 1))
+    assert same(agent, once)
+
+
+@pytest.mark.parametrize("steps", [32, 29])
+def test_requests_commute_with_repair(life, steps):
+    env, agent = life((0, 1, 2, 0), **REPLAY)
+    state = play(env, agent, steps).state_dict()
+    for a, b in itertools.combinations(range(3), 2):
+        ends = []
+        for order in (((a,), (b,)), ((b,), (a,)), ((a, b),)):
+            agent.load_state_dict(state)
+            for tasks in order:
+                agent.unlearn(request(*tasks))
+            ends.append(agent.state_dict())
+        assert all(same(end, ends[0]) for end in ends)
+
+
+def test_exact_requests_repair_nothing_and_keep_no_example(life):
+    env, agent = life((0, 1, 2), **REPLAY)
+    before = play(env, agent, 16).state_dict()
+    play(env, agent)
+    receipt = agent.unlearn(request(2))
+    assert (receipt.level, receipt.samples) == (Exactness.EXACT, 0)
+    assert same(agent, before)
+    assert list(agent.memories) == [0, 1]
+
+
+def test_memories_hold_each_example_as_likely_as_any(life):
+    """320 examples, 20 kept of each of 40 lives: half of them from the second half of the stream, within 4 sigma."""
+    agent = life((0,), replay=20)[1]
+    outcome = Outcome(0, torch.empty(0), torch.empty(0), 0, 3, torch.tensor(0.0))
+    late = 0
+    for task in range(40):
+        for start in range(0, 320, 4):
+            x = torch.arange(start, start + 4.0)[:, None]
+            agent._remember(task, outcome._replace(x=x, y=x[:, 0].long()))
+        memory = agent.memories[task]
+        assert (memory["seen"], len(memory["x"])) == (320, 20)
+        assert torch.equal(memory["x"][:, 0].long(), memory["y"])
+        late += int((memory["x"] >= 160).sum())
+    assert abs(late - 400) < 4 * (800 * 0.25) ** 0.5
