@@ -50,10 +50,12 @@ class Damage(TypedDict):
     """What a removed task used, kept as long as a task remains that was trained since it came.
 
     Attributes:
+        task: The removed task.
         index: Entries of the shared parameters in its masks, int32.
         since: Remaining tasks trained since it was first seen.
     """
 
+    task: int
     index: Tensor
     since: list[int]
 
@@ -395,10 +397,10 @@ class AmnesiacHAT(AdaHAT):
             if ever is not None:
                 since = sorted(set(self.order[self.order.index(task) :]))
                 index = self._flat(self._support(ever)).nonzero().flatten()
-                damages.append(Damage(index=index.int(), since=since))
+                damages.append(Damage(task=task, index=index.int(), since=since))
         for damage in damages:
             damage["since"] = [task for task in damage["since"] if task not in removed]
-        return [damage for damage in damages if damage["since"]]
+        return sorted((damage for damage in damages if damage["since"]), key=lambda damage: damage["task"])
 
     def _repair(self) -> tuple[int, dict[int, int]]:
         """Train damaged weights that remaining tasks read on the examples of these; return how many, and examples."""
