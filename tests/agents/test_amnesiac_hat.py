@@ -302,6 +302,13 @@ def test_the_next_occupant_is_compensated_and_nobody_else(life, options):
     assert not (differ & ~(masks[0] & (masks[1] | masks[2]))).any()
 
 
+def test_a_visit_cut_in_two_remembers_its_rates(life):
+    env, agent = life((0, 1), **RATE)
+    play(env, agent, 12).unlearn(request(0))
+    assert agent.visits == [1]
+    assert 0 < agent.rates.min() < 1
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
