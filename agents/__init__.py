@@ -8,6 +8,7 @@ if __name__ != "clenv.agents":
 for _name, _path in {
     "blind-last": "clenv.agents.blind:BlindLast",
     "blind-task": "clenv.agents.blind:BlindTask",
+    "c-maml": "clenv.agents.c_maml:CMAML",
     "finetune": "clenv.agents.finetune:Finetune",
     "hat": "clenv.agents.hat:HAT",
     "independent": "clenv.agents.independent:Independent",
