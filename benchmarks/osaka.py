@@ -2,8 +2,8 @@
 
 Fresh ordered lists of 5 of the 10 digits, 5 shots, 2000 steps, a network 64-64-5. Prints mean and standard deviation of
 the online accuracy, and the mean online loss, over paired seeds, with the ceiling ``alpha + (1 - alpha) / 5``: on the
-first minibatch after a switch nobody beats chance. Run it by ``python benchmarks/osaka.py``; it takes about ten minutes,
-less with ``--steps`` or ``--seeds``.
+first minibatch after a switch nobody beats chance. Run it by ``python benchmarks/osaka.py``; it takes about ten
+minutes, less with ``--steps`` or ``--seeds``.
 """
 
 from __future__ import annotations
