@@ -12,5 +12,6 @@ for _name, _path in {
     "finetune": "clenv.agents.finetune:Finetune",
     "hat": "clenv.agents.hat:HAT",
     "independent": "clenv.agents.independent:Independent",
+    "meta-mask": "clenv.agents.meta_mask:MetaMask",
 }.items():
     register_agent(_name, _path)
