@@ -244,7 +244,7 @@ def percent(values: Tensor) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="learning to mask activations")
     parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=16)
     parser.add_argument("--rate", type=float, default=10.0)
     parser.add_argument("--folder", type=Path, default=Path("runs/meta_mask"))
     arguments = parser.parse_args()

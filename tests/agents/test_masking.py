@@ -219,3 +219,25 @@ def test_clip():
     gradients = {"a": torch.tensor([3.0]), "b": torch.tensor([4.0])}
     torch.testing.assert_close(clip(gradients, 1.0), {"a": torch.tensor([0.6]), "b": torch.tensor([0.8])})
     torch.testing.assert_close(clip(gradients, 10.0), gradients)
+
+
+def test_the_history_is_summarised_over_units_then_over_the_batch():
+    _, phi, _, _ = setting()
+    draws = torch_generator(3, "record")
+    z, g = torch.randn(2, SIZE, UNITS, generator=draws, dtype=torch.float64)
+    features = []
+    for b in range(SIZE):
+        norms = [(v[b].square().sum() + 1e-8).sqrt() for v in (z, g)]
+        seen = [torch.stack([z[b, n] / norms[0], norms[0], g[b, n] / norms[1], norms[1]]) for n in range(UNITS)]
+        own = [torch.relu(v @ phi["feature"] + phi["feature bias"]) for v in seen]
+        beside = [torch.stack(own).min(0).values, torch.stack(own).max(0).values, torch.stack(own).mean(0)]
+        features.append([torch.cat([v, *beside]) for v in own])
+    expected = []
+    for n in range(UNITS):
+        column = torch.stack([row[n] for row in features])
+        expected.append(torch.cat([column.mean(0), column.min(0).values, column.max(0).values]))
+    inputs = torch.stack(expected) @ phi["input"] + phi["input bias"]
+    record = Record(z, g, z.mean(0))
+    torch.testing.assert_close(HistoryMask().summary(phi, record), inputs)
+    stacked = Record(*(torch.stack([part, part]) for part in record))
+    torch.testing.assert_close(HistoryMask().summary(phi, stacked)[1], inputs)
