@@ -1,4 +1,4 @@
-"""The published stream on digits: Continual-MAML against Online Adam, and both against learners that never look.
+"""The published stream on digits: Continual-MAML, Online Adam, learned masks, and learners that never look.
 
 Fresh ordered lists of 5 of the 10 digits, 5 shots, 2000 steps, a network 64-64-5. Prints mean and standard deviation of
 the online accuracy, and the mean online loss, over paired seeds, with the ceiling ``alpha + (1 - alpha) / 5``: on the
@@ -19,6 +19,7 @@ import clenv
 
 HIDDEN = {"hidden": (64,)}
 ONLINE_ADAM_RATES = (0.001, 0.005, 0.02)
+SGD_RATES = (0.1, 0.5, 2.0)
 CMAML = {**HIDDEN, "learning_rate": 0.001, "inner_rate": 0.5}
 LEARNERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     **{f"Online Adam, rate {rate}": ("finetune", {**HIDDEN, "learning_rate": rate}) for rate in ONLINE_ADAM_RATES},
@@ -29,6 +30,12 @@ LEARNERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         "c-maml",
         {**CMAML, "inner_steps": 3, "modulation": 2.0, "threshold": 1.0, "prolonged": True},
     ),
+    **{f"SGD, rate {rate}": ("meta-mask", {**HIDDEN, "mask": "none", "inner_rate": rate}) for rate in SGD_RATES},
+    **{
+        f"SGD, rate {rate}, {mask} mask": ("meta-mask", {**HIDDEN, "mask": mask, "inner_rate": rate})
+        for mask in ("history", "input", "free")
+        for rate in SGD_RATES
+    },
     "blind, last labels": ("blind-last", {}),
     "blind, all labels": ("blind-task", {}),
 }
@@ -53,15 +60,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--alphas", type=float, nargs="+", default=[0.5, 0.9, 0.98])
+    parser.add_argument("--only", default="", help="learners whose name contains this")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for alpha in arguments.alphas:
         print(f"alpha {alpha}: ceiling {alpha + (1 - alpha) / 5:.3f}", flush=True)
-        for name, (agent, options) in LEARNERS.items():
+        chosen = {name: learner for name, learner in LEARNERS.items() if arguments.only in name}
+        for name, (agent, options) in chosen.items():
             runs = [play(agent, options, alpha, arguments.steps, seed) for seed in range(arguments.seeds)]
             accuracies, losses = zip(*runs, strict=True)
             row = f"accuracy {mean(accuracies):.3f} +- {pstdev(accuracies):.3f}, loss {mean(losses):.2f}"
-            print(f"  {name:24} {row}, lowest accuracy {min(accuracies):.3f}", flush=True)
+            print(f"  {name:28} {row}, lowest accuracy {min(accuracies):.3f}", flush=True)
 
 
 if __name__ == "__main__":

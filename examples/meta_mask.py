@@ -8,10 +8,12 @@ the sum of the losses in a sliding window small.
 Run it by ``python examples/meta_mask.py``: it draws the data, the curves, the masks over an epoch and the comparison
 with the same network without a mask, at the same inner rate and at its own best one.
 
-What to expect: in some seeds a unit stays off for one class and opens after the first minibatch of the other; in
-others nothing of the kind happens, so the picture shows the seed with the largest change, and the rest beside it. The
-mask helps at this large inner rate. It does not beat plain SGD at SGD's own best rate. The last four epochs repeat the
-draws of the first four, so that the fall of the losses is not one of luck.
+What to expect: in some seeds a unit stays off for one class and opens soon after the first minibatch of the other; in
+others masks close instead, or nothing happens, so the picture shows the seed in which a mask opens most, and all the
+rest below it. The mask helps at this large inner rate (13.1 against 17.5, forty epochs, sixteen seeds). It does not
+beat plain SGD at SGD's own best rate (9.7), and the last window of an epoch does not improve. A window loss of 3.47,
+five times ln 2, means that all masks are closed. The last four epochs repeat the draws of the first four, so that the
+fall of the losses is not one of luck.
 """
 
 from __future__ import annotations
@@ -132,13 +134,14 @@ def fall(history: History) -> Tensor:
     return 1 - sums[-PAIRED:].mean(0) / sums[:PAIRED].mean(0)
 
 
-def change(history: History) -> Tensor:
-    """Return the largest change of a unit's mask between the classes in one of the last four epochs, of each seed.
+def changes(history: History) -> Tensor:
+    """Return how far each unit's mask rises from the first class to the second, in each of the last four epochs.
 
-    Mean over minibatches 13 to 18 against 4 to 9. Which unit opens depends on the epoch's network.
+    Mean over minibatches 13 to 18 against 4 to 9; shape ``(4, seeds, 2)``. Which unit opens depends on the epoch's
+    network.
     """
     masks = history.masks[-PAIRED:]
-    return (masks[:, 12:].mean(1) - masks[:, 3:9].mean(1)).abs().amax((0, 2))
+    return masks[:, 12:].mean(1) - masks[:, 3:9].mean(1)
 
 
 # Pictures
@@ -173,21 +176,27 @@ def draw_curves(history: History, seed: int, folder: Path) -> None:
 
 
 def draw_masks(history: History, seed: int, folder: Path) -> None:
-    """Draw the masks over the epoch that changes most, of each of the last four: large for one seed, small for all."""
-    masks = history.masks[-PAIRED:]
-    changes = (masks[:, 12:].mean(1) - masks[:, 3:9].mean(1)).abs().amax(-1)
-    seeds = masks.shape[2]
-    figure = plt.figure(figsize=(12, 6))
-    grid = figure.add_gridspec(2, max(seeds, 1), height_ratios=(2, 1))
-    places = [(figure.add_subplot(grid[0, :]), seed), *((figure.add_subplot(grid[1, n]), n) for n in range(seeds))]
-    for axis, number in places:
-        lines = masks[changes[:, number].argmax(), :, number].repeat_interleave(SIZE, 0)
+    """Draw the masks over the epoch, of the last four, in which one opens most: large for a seed, small for all."""
+    best = changes(history).amax(2).argmax(0)
+    seeds = len(best)
+    rows = -(-seeds // 8)
+    figure = plt.figure(figsize=(12, 4.5 + 1.2 * rows))
+    grid = figure.add_gridspec(1 + rows, 8, height_ratios=(4, *[1] * rows))
+    large = figure.add_subplot(grid[0, :])
+    small = [(figure.add_subplot(grid[1 + number // 8, number % 8]), number) for number in range(seeds)]
+    for axis, number in [(large, seed), *small]:
+        lines = history.masks[-PAIRED:][best[number], :, number].repeat_interleave(SIZE, 0)
         axis.plot(torch.tensor(CLASSES).repeat_interleave(BATCHES * SIZE), color="tab:green", lw=0.8, label="class")
         for unit, colour in enumerate(("tab:blue", "tab:orange")):
             axis.plot(lines[:, unit], color=colour, label=f"mask of unit {unit}")
-        axis.set(ylim=(-0.05, 1.05), title=f"seed {number}")
-    places[0][0].set(xlabel="example", title=f"seed {seed}: the largest change between the classes of {seeds} seeds")
-    places[0][0].legend(loc="center right")
+        axis.set_ylim(-0.05, 1.05)
+    for axis, number in small:
+        axis.set(xticks=(), yticks=())
+        axis.set_title(f"seed {number}", fontsize=8)
+    large.set(
+        xlabel="example", title=f"seed {seed}, in which a mask opens most at the change of class; below: all seeds"
+    )
+    large.legend(loc="center right")
     save(figure, folder / "masks.png")
 
 
@@ -223,13 +232,18 @@ def main(epochs: int, seeds: int, rate: float, folder: Path) -> None:
     print(f"{seeds} seeds, {epochs} epochs; cumulative inner loss of an epoch, mean of the last four:")
     for name, values in losses.items():
         print(f"  {name}: {values[-PAIRED:].sum(1).mean():.1f}")
-    changes = change(masked)
-    shut = (masked.masks[-PAIRED:] == 0).double().mean((0, 1, 3))
     print(f"all windows fell by {fall(masked).quantile(0.5):.0%} (median), seed by seed {percent(fall(masked))}")
-    print(f"in {int((changes > 0.5).sum())} seeds a mask changes by half between the classes: {percent(changes)}")
+    last = masked.windows[:, -1].mean(1)
+    print(
+        f"last window: {last[:PAIRED].mean():.2f} in the first four epochs, {last[-PAIRED:].mean():.2f} in the last four"
+    )
+    opens, closes = changes(masked).amax((0, 2)), -changes(masked).amin((0, 2))
+    print(f"at the change of class a mask opens by up to, seed by seed: {percent(opens)}")
+    print(f"at the change of class a mask closes by up to, seed by seed: {percent(closes)}")
+    shut = (masked.masks[-PAIRED:] == 0).double().mean((0, 1, 3))
     print(f"share of masks at 0, seed by seed: {percent(shut)}")
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = int(changes.argmax())
+    chosen = int(opens.argmax())
     draw_data(folder)
     draw_curves(masked, chosen, folder)
     draw_masks(masked, chosen, folder)
