@@ -234,9 +234,7 @@ def main(epochs: int, seeds: int, rate: float, folder: Path) -> None:
         print(f"  {name}: {values[-PAIRED:].sum(1).mean():.1f}")
     print(f"all windows fell by {fall(masked).quantile(0.5):.0%} (median), seed by seed {percent(fall(masked))}")
     last = masked.windows[:, -1].mean(1)
-    print(
-        f"last window: {last[:PAIRED].mean():.2f} in the first four epochs, {last[-PAIRED:].mean():.2f} in the last four"
-    )
+    print(f"last window: {last[:PAIRED].mean():.2f} in the first four epochs, {last[-PAIRED:].mean():.2f} at the end")
     opens, closes = changes(masked).amax((0, 2)), -changes(masked).amin((0, 2))
     print(f"at the change of class a mask opens by up to, seed by seed: {percent(opens)}")
     print(f"at the change of class a mask closes by up to, seed by seed: {percent(closes)}")
