@@ -49,13 +49,13 @@ class Learner(Agent):
 
     def observe(self, outcome: Outcome) -> Mapping[str, float] | None:
         """Learn from revealed targets."""
-        self.enter(outcome.task)
         return self.learn(self.with_graph(outcome))
 
     def with_graph(self, outcome: Outcome) -> Tensor:
         """Return the loss of a minibatch with the graph of `forward`: the scored one, or that of another pass."""
-        if outcome.loss.requires_grad:
+        if outcome.loss.requires_grad:  # `step` entered the task and left its graph
             return outcome.loss
+        self.enter(outcome.task)
         return loss_of(self.forward(outcome.x)[:, : outcome.outputs], outcome.y)
 
 
