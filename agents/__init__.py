@@ -10,8 +10,10 @@ for _name, _path in {
     "amnesiac-hat": "clenv.agents.amnesiac_hat:AmnesiacHAT",
     "blind-last": "clenv.agents.blind:BlindLast",
     "blind-task": "clenv.agents.blind:BlindTask",
+    "c-maml": "clenv.agents.c_maml:CMAML",
     "finetune": "clenv.agents.finetune:Finetune",
     "hat": "clenv.agents.hat:HAT",
     "independent": "clenv.agents.independent:Independent",
+    "meta-mask": "clenv.agents.meta_mask:MetaMask",
 }.items():
     register_agent(_name, _path)

@@ -49,13 +49,24 @@ class Learner(Agent):
 
     def observe(self, outcome: Outcome) -> Mapping[str, float] | None:
         """Learn from revealed targets."""
-        loss = outcome.loss
-        if not loss.requires_grad:  # else `step` entered the task and left its graph
-            self.enter(outcome.task)
-            outputs = self.forward(outcome.x)[:, : outcome.outputs]
-            criterion = F.mse_loss if outcome.y.is_floating_point() else F.cross_entropy
-            loss = criterion(outputs, outcome.y)
-        return self.learn(loss)
+        return self.learn(self.with_graph(outcome))
+
+    def with_graph(self, outcome: Outcome) -> Tensor:
+        """Return the loss of a minibatch with the graph of `forward`: the scored one, or that of another pass."""
+        if outcome.loss.requires_grad:  # `step` entered the task and left its graph
+            return outcome.loss
+        self.enter(outcome.task)
+        return loss_of(self.forward(outcome.x)[:, : outcome.outputs], outcome.y)
+
+
+def loss_of(outputs: Tensor, y: Tensor) -> Tensor:
+    """Return the mean loss of answers: cross-entropy for class labels, mean squared error for numbers.
+
+    Args:
+        outputs: Answers, the columns that count, shape ``(n, outputs)``.
+        y: int64 ``(n,)``, or float ``(n, outputs)``.
+    """
+    return F.mse_loss(outputs, y) if y.is_floating_point() else F.cross_entropy(outputs, y)
 
 
 @dataclass(frozen=True)

@@ -43,3 +43,25 @@ def _registry():
 @pytest.mark.usefixtures("_registry")
 def test_own_scenario(capsys):
     assert "projection-2:" in run("own_scenario", capsys)
+
+
+def test_meta_mask_falls_and_switches_but_does_not_beat_plain_sgd_at_its_best_rate():
+    """Eight epochs of sixteen seeds; the example's default is forty. Its first and last four see the same draws."""
+    example = runpy.run_path(str(EXAMPLES / "meta_mask.py"), run_name="meta_mask")
+    train, make_learner, seeds = example["train"], example["make_learner"], range(16)
+    masked = train(make_learner(), 8, seeds)
+    assert example["fall"](masked).quantile(0.5) > 0.03
+    assert (example["changes"](masked).abs().amax((0, 2)) > 0.5).sum() >= 2
+    assert (masked.masks[-4:] == 0).double().mean((0, 1, 3)).quantile(0.5) < 0.9
+    plain = {rate: train(make_learner("none", rate=rate), 8, seeds) for rate in (1.0, 10.0)}
+    assert (example["fall"](plain[10.0]) == 0).all()
+    assert (example["changes"](plain[10.0]) == 0).all()
+    assert plain[1.0].losses[-4:].mean() < masked.losses[-4:].mean() < plain[10.0].losses[-4:].mean()
+
+
+def test_meta_mask_draws_its_pictures(tmp_path, capsys):
+    example = runpy.run_path(str(EXAMPLES / "meta_mask.py"), run_name="meta_mask")
+    example["main"](epochs=2, seeds=2, rate=10.0, folder=tmp_path)
+    assert "no mask, its best rate" in capsys.readouterr().out
+    pictures = {file.name for file in tmp_path.iterdir()}
+    assert pictures == {"data.png", "curves.png", "masks.png", "comparison.png"}

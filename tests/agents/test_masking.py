@@ -1,0 +1,243 @@
+"""Learned masks: the gradient through inner updates, what masks may read, and what a closed unit keeps."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from clenv.agents.backbone import Architecture
+from clenv.agents.masking import HistoryMask, InnerLearner, Record, clip, make_mask, meta_gradient
+from clenv.rng import torch_generator
+
+UNITS, OUTPUTS, SIZE = 3, 2, 5
+
+
+def doubles(values):
+    if isinstance(values, dict):
+        return {name: value.double() for name, value in values.items()}
+    return tuple(value.double() for value in values)
+
+
+def setting(mask="history", *, window=3, rate=0.7, steps=3, **options):
+    """Return a learner, its parameters in float64, and minibatches."""
+    backbone = Architecture(hidden=(UNITS,)).build((2,))
+    learner = InnerLearner(backbone, make_mask(mask, 2, UNITS), rate, window, **options)
+    phi = doubles(learner.mask.initial(torch_generator(0, "phi")))
+    phi = {name: value + 0.1 * (name == "hidden bias") for name, value in phi.items()}
+    theta = doubles(learner.initial(OUTPUTS, torch_generator(1, "theta")))
+    draws = torch_generator(2, "data")
+    batches = [
+        (torch.randn(SIZE, 2, generator=draws, dtype=torch.float64), torch.randint(2, (SIZE,), generator=draws))
+        for _ in range(steps)
+    ]
+    return learner, phi, theta, batches
+
+
+def trajectory(learner, phi, theta, batches):
+    """Return the inner steps on some minibatches."""
+    history, steps = [], []
+    for x, y in batches:
+        steps.append(learner.step(theta, phi, learner.past(phi, history), x, y))
+        theta = steps[-1].theta
+        history.append(steps[-1].record)
+    return steps
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+class Replayed(HistoryMask):
+    """Reads what another trajectory left, so that only the updates depend on the parameters."""
+
+    def __init__(self, records, hidden):
+        self.records, self.hidden, self.number = records, hidden, 0
+
+    def __call__(self, phi, past, x, h):
+        past = [HistoryMask.summary(self, phi, record) for record in self.records[: self.number]]
+        answer = super().__call__(phi, past[-3:], x, self.hidden[self.number])
+        self.number += 1
+        return answer
+
+
+@pytest.mark.parametrize("mask", ["history", "input", "free"])
+def test_the_meta_gradient_equals_central_differences_and_first_order_does_not(mask):
+    learner, phi, theta, batches = setting(mask)
+    steps = trajectory(learner, phi, theta, batches)
+    starts = [theta, *(done.theta for done in steps)]
+    hidden = [learner.hidden(starts[number], x) for number, (x, _) in enumerate(batches)]
+
+    def loss(changed):
+        frozen = learner
+        if mask == "history":  # what it reads is detached: differences must hold it fixed
+            frozen = learner._replace(mask=Replayed([done.record for done in steps], hidden))
+        return frozen.window_loss(changed, theta, [], batches)
+
+    def difference(name, entry, h=1e-5):
+        values = []
+        for sign in (1, -1):
+            moved = phi[name].clone()
+            moved.view(-1)[entry] += sign * h
+            values.append(loss({**phi, name: moved}).item())
+        return (values[0] - values[1]) / (2 * h)
+
+    exact, value = meta_gradient(learner)(phi, theta, [], batches)
+    assert value.item() == pytest.approx(sum(done.loss.item() for done in steps))
+    first, _ = meta_gradient(learner._replace(first_order=True))(phi, theta, [], batches)
+    errors = {"exact": 0.0, "first order": 0.0}
+    for name, parameter in phi.items():
+        for entry in range(0, parameter.numel(), max(1, parameter.numel() // 3)):
+            expected = difference(name, entry)
+            for kind, gradients in (("exact", exact), ("first order", first)):
+                errors[kind] = max(errors[kind], abs(gradients[name].view(-1)[entry].item() - expected))
+    assert errors["exact"] < 1e-6
+    assert errors["first order"] > 1e-4
+
+
+def by_hand(learner, versions, theta, history, batches):
+    """Return the losses of a trajectory with plain autograd; each step reads its own version of phi."""
+    history, losses = list(history), []
+    for phi, (x, y) in zip(versions, batches, strict=True):
+        past = [learner.mask.summary(phi, record) for record in history[-learner.window :]]
+        h = F.relu(F.linear(x, theta[0], theta[1]))
+        z = h * learner.mask(phi, past, x, h.detach())
+        losses.append(F.cross_entropy(F.linear(z, *theta[2:]), y))
+        *gradients, g = torch.autograd.grad(losses[-1], [*theta, z], create_graph=True)
+        theta = [p - learner.rate * gradient for p, gradient in zip(theta, gradients, strict=True)]
+        history.append(Record(z.detach(), SIZE * g.detach(), z.detach().mean(0)))
+    return losses
+
+
+def test_blocks_equal_an_implementation_by_hand():
+    learner, phi, theta, batches = setting()
+    leaves = {name: p.clone().requires_grad_() for name, p in phi.items()}
+    start = [p.clone().requires_grad_() for p in theta]
+    loss = sum(by_hand(learner, [leaves] * 3, start, [], batches))
+    expected = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+    gradients, value = meta_gradient(learner)(phi, theta, [], batches)
+    torch.testing.assert_close(value, loss.detach(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(gradients, expected, rtol=0, atol=1e-12)
+
+
+def test_overlapping_windows_equal_summed_versions_while_phi_stands_still():
+    """One leaf a step, derivatives added up: equal as long as all versions hold the same values."""
+    learner, phi, theta, batches = setting(steps=5)
+    steps = trajectory(learner, phi, theta, batches)
+    start, history = steps[1].theta, [done.record for done in steps[:2]]
+    versions = [{name: p.clone().requires_grad_() for name, p in phi.items()} for _ in range(3)]
+    loss = sum(by_hand(learner, versions, [p.detach().requires_grad_() for p in start], history, batches[2:]))
+    parts = torch.autograd.grad(loss, [p for version in versions for p in version.values()])
+    summed = {name: sum(parts[number :: len(phi)]) for number, name in enumerate(phi)}
+    gradients, _ = meta_gradient(learner)(phi, start, history, batches[2:])
+    torch.testing.assert_close(gradients, summed, rtol=0, atol=1e-12)
+
+
+def test_the_graph_is_cut_at_the_begin_of_the_window():
+    learner, phi, theta, batches = setting(steps=4)
+
+    def whole(phi):
+        done = trajectory(learner, phi, theta, batches)
+        return sum(step.loss for step in done[2:])
+
+    def cut(phi):
+        done = trajectory(learner, phi, theta, batches)
+        start = tuple(p.detach() for p in done[1].theta)
+        return learner.window_loss(phi, start, [step.record for step in done[:2]], batches[2:])
+
+    through, short = torch.func.grad(whole)(phi), torch.func.grad(cut)(phi)
+    steps = trajectory(learner, phi, theta, batches)
+    expected, _ = meta_gradient(learner)(phi, steps[1].theta, [step.record for step in steps[:2]], batches[2:])
+    torch.testing.assert_close(short, expected)
+    assert not torch.allclose(through["mask bias"], short["mask bias"])
+
+
+@pytest.mark.parametrize("mask", ["history", "input"])
+def test_labels_reach_masks_one_step_late_and_only_those_that_read_the_past(mask):
+    learner, phi, theta, batches = setting(mask)
+    relabelled = [(x, 1 - y) if number == 1 else (x, y) for number, (x, y) in enumerate(batches)]
+    one, two = trajectory(learner, phi, theta, batches), trajectory(learner, phi, theta, relabelled)
+    assert torch.equal(one[1].masks, two[1].masks)
+    assert not torch.equal(one[1].loss, two[1].loss)
+    assert torch.equal(one[2].masks, two[2].masks) == (mask == "input")
+
+
+def test_a_unit_masked_throughout_keeps_its_weights():
+    learner, phi, theta, batches = setting("free")
+    phi["mask bias"] = torch.tensor([3.0, -3.0, 3.0]).double()
+    done = learner.step(theta, phi, [], *batches[0])
+    assert (done.masks[:, 1] == 0).all()
+    for before, after, rows in zip(theta, done.theta, ((1,), (1,), (slice(None), 1), None), strict=True):
+        if rows is not None:
+            assert torch.equal(before[rows], after[rows])
+        assert not torch.equal(before, after)
+
+
+def test_a_mask_below_a_tenth_is_zero_and_has_no_gradient():
+    learner, phi, theta, batches = setting("free")
+    phi["mask bias"] = torch.tensor([3.0, -2.2, -2.19]).double()
+    masks = learner.step(theta, phi, [], *batches[0]).masks[0]
+    assert masks[1] == 0
+    assert masks[2] == torch.sigmoid(phi["mask bias"][2]) > 0.1
+    gradients, _ = meta_gradient(learner)(phi, theta, [], batches)
+    assert gradients["mask bias"][1] == 0
+    assert gradients["mask bias"][0] != 0
+
+
+def test_permuted_units_have_permuted_masks():
+    learner, phi, theta, batches = setting()
+    order = torch.tensor([2, 0, 1])
+    permuted = (theta[0][order], theta[1][order], theta[2][:, order], theta[3])
+    one, two = trajectory(learner, phi, theta, batches), trajectory(learner, phi, permuted, batches)
+    torch.testing.assert_close(two[2].masks, one[2].masks[:, order])
+    assert not torch.allclose(one[2].masks[:, 0], one[2].masks[:, 1], atol=1e-4)
+
+
+def test_its_parameters_do_not_depend_on_the_number_of_units():
+    learner, phi, _, _ = setting()
+    wide = learner._replace(backbone=Architecture(hidden=(11,)).build((2,)))
+    theta = doubles(wide.initial(OUTPUTS, torch_generator(0)))
+    x = torch.randn(4, 2, generator=torch_generator(0), dtype=torch.float64)
+    assert wide.step(theta, phi, [], x, torch.zeros(4, dtype=torch.int64)).masks.shape == (4, 11)
+
+
+def test_masks_begin_open():
+    learner, phi, theta, batches = setting("free")
+    assert learner.step(theta, phi, [], *batches[0]).masks.mean() == pytest.approx(0.95, abs=0.01)
+    learner, phi, theta, batches = setting()
+    assert trajectory(learner, phi, theta, batches)[2].masks.min() > 0.7
+
+
+def test_recorded_gradients_are_those_of_single_examples():
+    learner, phi, theta, batches = setting("none")
+    x, y = batches[0]
+    record = learner.step(theta, phi, [], x, y).record
+    for n in range(SIZE):
+        alone = learner.step(theta, phi, [], x[n : n + 1], y[n : n + 1]).record
+        torch.testing.assert_close(record.g[n], alone.g[0])
+
+
+def test_clip():
+    gradients = {"a": torch.tensor([3.0]), "b": torch.tensor([4.0])}
+    torch.testing.assert_close(clip(gradients, 1.0), {"a": torch.tensor([0.6]), "b": torch.tensor([0.8])})
+    torch.testing.assert_close(clip(gradients, 10.0), gradients)
+
+
+def test_the_history_is_summarised_over_units_then_over_the_batch():
+    _, phi, _, _ = setting()
+    draws = torch_generator(3, "record")
+    z, g = torch.randn(2, SIZE, UNITS, generator=draws, dtype=torch.float64)
+    features = []
+    for b in range(SIZE):
+        norms = [(v[b].square().sum() + 1e-8).sqrt() for v in (z, g)]
+        seen = [torch.stack([z[b, n] / norms[0], norms[0], g[b, n] / norms[1], norms[1]]) for n in range(UNITS)]
+        own = [torch.relu(v @ phi["feature"] + phi["feature bias"]) for v in seen]
+        beside = [torch.stack(own).min(0).values, torch.stack(own).max(0).values, torch.stack(own).mean(0)]
+        features.append([torch.cat([v, *beside]) for v in own])
+    expected = []
+    for n in range(UNITS):
+        column = torch.stack([row[n] for row in features])
+        expected.append(torch.cat([column.mean(0), column.min(0).values, column.max(0).values]))
+    inputs = torch.stack(expected) @ phi["input"] + phi["input bias"]
+    record = Record(z, g, z.mean(0))
+    torch.testing.assert_close(HistoryMask().summary(phi, record), inputs)
+    stacked = Record(*(torch.stack([part, part]) for part in record))
+    torch.testing.assert_close(HistoryMask().summary(phi, stacked)[1], inputs)
