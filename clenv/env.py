@@ -433,7 +433,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
 
         Returns:
             Observation, reward (minus the loss), terminated, truncated, info. ``info`` holds ``step``, ``loss``,
-            ``accuracy`` (nan for regression), ``events`` and, when the stream is over, the ``reason``.
+            ``accuracy`` (absent for regression), ``events`` and, when the stream is over, the ``reason``.
 
             With an agent also ``figures``, what its ``observe`` returned. With predictions also ``targets``, those of
             this step (absent if labels are delayed), and ``outcomes``, all that was revealed now (dicts with the
@@ -606,9 +606,10 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         info: dict[str, Any] = {
             "step": self._step,
             "loss": self._loss,
-            "accuracy": self._accuracy,
             "events": tuple(events),
         }
+        if not math.isnan(self._accuracy):  # Gymnasium compares infos, and nan is not nan
+            info["accuracy"] = self._accuracy
         if self.timeline.finished is not None:
             info["reason"] = self.timeline.finished
         return info

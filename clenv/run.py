@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Generator, Mapping
 from pathlib import Path
@@ -202,7 +203,7 @@ class _Run:
                 *_, info = self._env.step(self._agent)
                 evaluation = self._evaluate(info["events"])
                 step, events, figures = info["step"], info["events"], info["figures"]
-                record = Record(step, info["loss"], info["accuracy"], events, figures, evaluation)
+                record = Record(step, info["loss"], info.get("accuracy", math.nan), events, figures, evaluation)
                 if bar.update():
                     _, loss, accuracy = self._env.score.window()
                     bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.3f}", refresh=False)

@@ -43,3 +43,11 @@ def _registry():
 @pytest.mark.usefixtures("_registry")
 def test_own_scenario(capsys):
     assert "projection-2:" in run("own_scenario", capsys)
+
+
+def test_toy_regression(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["toy_regression.py", "ToyPolynomial"])
+    assert "ToyPolynomial  task 1, task 2:" in run("toy_regression", capsys)
+    pictures = {path.name for path in (tmp_path / "runs" / "toy_regression").iterdir()}
+    assert pictures == {"ToyPolynomial.png", "ToyPolynomial.gif"}
