@@ -10,6 +10,8 @@ for _name, _path in {
     "blind-task": "clenv.agents.blind:BlindTask",
     "finetune": "clenv.agents.finetune:Finetune",
     "hat": "clenv.agents.hat:HAT",
+    "hnet": "clenv.agents.hnet:HNET",
+    "hnet-ent": "clenv.agents.hnet:HNETEntropy",
     "independent": "clenv.agents.independent:Independent",
 }.items():
     register_agent(_name, _path)

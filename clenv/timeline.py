@@ -121,7 +121,7 @@ class Timeline:
                 self.round, self.position = following, 0
                 events += self._begin_visit()
         else:
-            assert following is not None  # noqa: S101  # for the type checker: `ended` is set if it is None
+            assert following is not None  # for the type checker: `ended` is set if it is None
             self.step = self._step_of(following)
             if round_over:
                 self.round, self.position = following, 0
