@@ -14,7 +14,7 @@ that the generator made for it when it was consolidated. What matters in the det
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, TypedDict
 
@@ -97,9 +97,10 @@ class HNET(Learner):
         """Whether optimisers are made anew at each switch."""
         erasure: Erasure = "retarget"
         """How tasks are unlearned."""
-        gamma: float = 0.01
-        """Strength of the pull on an unlearned task's weights, against ``beta``."""
-        erasure_steps: int = 200
+        gamma: float = 0.1
+        """Strength of the pull on an unlearned task's weights, against ``beta`` for the others. ``norm`` asks for more,
+        about 1: as long as a network only shrinks, the largest of its outputs stays the same."""
+        erasure_steps: int = 100
         """Steps of ``retarget``, ``noise`` and ``norm``."""
         rebuild_steps: int = 2000
         """Steps of ``rebuild``."""
@@ -384,27 +385,33 @@ class HNETEntropy(HNET):
         Entropies are computed from log-probabilities, which stay finite where probabilities vanish.
         """
         tasks = list(self.slots) or [0]
+        return tasks, self._surest(tasks, x, self._generate(tasks))
+
+    def _surest(self, tasks: Sequence[int], x: Tensor, W: Tensor) -> Tensor:
         entropies = []
-        for task, W in zip(tasks, self._generate(tasks), strict=True):
-            log_p = F.log_softmax(self._target.answer(x, W)[:, : self._spec.outputs(task)], 1)
+        for task, of_task in zip(tasks, W, strict=True):
+            log_p = F.log_softmax(self._target.answer(x, of_task)[:, : self._spec.outputs(task)], 1)
             entropies.append(-(log_p.exp() * log_p).sum(1))
-        return tasks, torch.stack(entropies).argmin(0)
+        return torch.stack(entropies).argmin(0)
+
+    def _by_surest(self, read: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> Tensor:
+        """Return for each input what is read off the network of the task inferred for it."""
+        tasks = list(self.slots) or [0]
+        W = self._generate(tasks)
+        everything = torch.stack([read(x, of_task) for of_task in W])
+        return everything[self._surest(tasks, x, W), torch.arange(len(x), device=x.device)]
 
     @torch.no_grad()
     def predict(self, x: Tensor, task: int | None = None) -> Tensor:
         """Answer each input with the network of the task inferred for it; a label is ignored."""
         del task
-        tasks, chosen = self.infer(x)
-        answers = torch.stack([self._target.answer(x, W) for W in self._generate(tasks)])
-        return answers[chosen, torch.arange(len(x), device=x.device)]
+        return self._by_surest(self._target.answer, x)
 
     @torch.no_grad()
     def features(self, x: Tensor, task: int | None = None) -> Tensor:
         """Return the backbone's output of the task inferred for each input."""
         del task
-        tasks, chosen = self.infer(x)
-        features = torch.stack([self._target.features(x, W) for W in self._generate(tasks)])
-        return features[chosen, torch.arange(len(x), device=x.device)]
+        return self._by_surest(self._target.features, x)
 
     def unlearn(self, request: UnlearnRequest) -> Receipt:
         """Forget tasks as `HNET` does; with the choice of tasks, answers for all of them may change."""

@@ -51,3 +51,10 @@ def test_toy_regression(capsys, tmp_path, monkeypatch):
     assert "ToyPolynomial  task 1, task 2:" in run("toy_regression", capsys)
     pictures = {path.name for path in (tmp_path / "runs" / "toy_regression").iterdir()}
     assert pictures == {"ToyPolynomial.png", "ToyPolynomial.gif"}
+
+
+def test_hnet_toy(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["hnet_toy.py", "40"])
+    assert "beta = 0.005" in run("hnet_toy", capsys)
+    assert (tmp_path / "runs" / "hnet_toy" / "curves.png").exists()
