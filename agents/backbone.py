@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -64,7 +65,7 @@ class Backbone:
     layers: tuple[Layer, ...]
     activation: Activation = "relu"
 
-    @property
+    @cached_property
     def units(self) -> list[int]:
         """``n_l``: units of every layer."""
         return [layer.units for layer in self.layers]
@@ -121,7 +122,7 @@ class Backbone:
 
     def split(self, values: Tensor) -> tuple[Tensor, ...]:
         """Cut one vector over all units, shape ``(sum of n_l,)``, into one a layer (views)."""
-        return torch.split(values, self.units)
+        return values.split_with_sizes(self.units)
 
     def weight_values(self, unit_values: Sequence[Tensor]) -> list[Tensor]:
         """Return, for every weight, the smaller of the values of the two units that it connects.

@@ -308,6 +308,7 @@ class HAT(Learner):
         if not self.annealing and policy in {"freeze", "freeze_all"}:
             self._trained = record["head"] if policy == "freeze" else []
             return
+        # A fixed mask needs no more: what it switches off has no gradient, and returns to its initial value at the end.
         self._trained = [*self._shared, *record["head"]]
         others = [item["mask"] for task, item in self.tasks.items() if task != self.running]
         masks = [mask for mask in others if mask is not None]
@@ -316,17 +317,18 @@ class HAT(Learner):
         if self.annealing:
             self._trained.append(record["e"])
             self._free = sparsity(used)
-        elif record["mask"] is not None:
-            own = self._support(record["mask"])
-            protected = [flags | ~mine for flags, mine in zip(protected, own, strict=True)]
-        if masks or not self.annealing:
+        if masks:
             self._protection = WriteProtection(self._shared, protected)
 
     def forward(self, x: Tensor) -> Tensor:
         """Answer inputs of the running task, with the graph."""
         assert self.running is not None  # for the type checker: `enter` came before
         record = self.tasks[self.running]
-        self._s, self._gates = self._scale(), self._gate(self.running, record)
+        if self.annealing:
+            self._s = self._scale()
+            self._gates = torch.sigmoid(self._s * record["e"])
+        else:
+            self._gates = self._gate(self.running, record)
         return self._answer(x, record, self._gates)
 
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:

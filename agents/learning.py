@@ -133,8 +133,7 @@ class WriteProtection:
         """Set the gradients of protected entries to zero, in place; the parameters' come first in the list."""
         torch._foreach_mul_(gradients[: len(self._factors)], self._factors)
 
-    @torch.no_grad()
     def restore(self) -> None:
-        """Put the protected entries back; call it after each step of the optimiser."""
+        """Put the protected entries back; call it after each step of the optimiser, under `torch.no_grad`."""
         for parameter, kept, flags in zip(self._parameters, self._kept, self._protected, strict=True):
             torch.where(flags, kept, parameter, out=parameter)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import logging
 import re
-import sys
 
 import torch
 
@@ -36,7 +35,6 @@ def make_torchvision_importable() -> None:
             if missing is None or missing[1] not in _OPERATORS:
                 raise
             _declare(missing[1])
-            _forget_half_imported()
         else:
             return
     importlib.import_module("torchvision")
@@ -45,9 +43,3 @@ def make_torchvision_importable() -> None:
 def _declare(operator: str) -> None:
     _log.debug("torchvision has no compiled operators for torch %s: declaring %s", torch.__version__, operator)
     torch.library.define(f"torchvision::{operator}", _SIGNATURE)
-
-
-def _forget_half_imported() -> None:
-    """Remove what the failed import left behind, so that the next one starts afresh."""
-    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-        del sys.modules[name]

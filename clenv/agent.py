@@ -15,6 +15,7 @@ from clenv.errors import CheckpointError, SettingsError, nearest
 from clenv.events import Exactness, Permanence, Receipt, UnlearnRequest, VisitBegin, VisitEnd
 from clenv.rng import torch_generator
 from clenv.settings import StreamSpec
+from clenv.task import Loss
 
 
 class Outcome(NamedTuple):
@@ -66,6 +67,8 @@ class Agent(ABC):
     """A frozen dataclass."""
     needs_task_labels: ClassVar[Literal["never", "train", "always"]] = "never"
     """Whether it must be told the task: never, with the targets, or already for predictions."""
+    losses: ClassVar[tuple[Loss, ...]] = ("cross_entropy", "mse")
+    """Losses it can learn: classification, regression."""
     needs_pretraining: ClassVar[bool] = False
     """Whether it is useless without a pre-training phase."""
     forgetting_free: ClassVar[bool] = False

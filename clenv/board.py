@@ -27,7 +27,7 @@ class Board:
     def __init__(self, store: Folder, env: ContinualEnv, agent: Agent) -> None:
         self._store, self._env, self._agent = store, env, agent
         start = max(env.timeline.step, 0)
-        self._writer: Any = SummaryWriter(str(store.path / "tensorboard"), purge_step=start or None)
+        self._writer: Any = SummaryWriter(str(store.path / "tensorboard"), purge_step=start)
         self._every = store.header["options"]["log_every"]
         self._told = start // self._every * self._every  # events from this step on are not yet in the log
 

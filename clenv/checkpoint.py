@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,11 @@ def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums
+            if (damaged := archive.testzip()) is not None:
+                raise CheckpointError(f"the checkpoint {path} is corrupt: {damaged} does not have its checksum")
         state = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"the checkpoint {path} is corrupt or was not written by clenv: {error}") from error
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of this version of clenv: expected {_FORMAT!r}")

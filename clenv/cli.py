@@ -39,7 +39,6 @@ from clenv.task import Task
 
 _FOLDER = "runs/{scenario}-{agent}-{seed}"
 _KINDS = tyro.constructors.ConstructorRegistry()
-say = sys.stdout.write
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -63,6 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stderr.write(f"clenv: {' '.join(str(error).split())}\n")
         code = 2
     sys.exit(code)
+
+
+def say(text: str) -> None:
+    """Write to the standard output."""
+    sys.stdout.write(text)
 
 
 # list

@@ -291,7 +291,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         self._undelivered = list(self.timeline.begin())
         self._open_scores(self._undelivered)
         self._show()
-        return self._as_numpy(), {}
+        return self.observation, {}
 
     def _start(self, seed: int) -> None:
         """Make everything that is a function of the seed."""
@@ -353,7 +353,9 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
             def sample(rng: np.random.Generator) -> int:
                 return self._meet(self.scenario.tasks.sample(rng), ledger)  # type: ignore[union-attr]
 
-            return ContextPlan(sample, alpha=settings.alpha, round_length=settings.round_length, seed=seed)
+            return ContextPlan(
+                sample, alpha=settings.alpha, switch=settings.switch, round_length=settings.round_length, seed=seed
+            )
         streamed = [shown.task for shown in self._tasks[: self._streamed]]
         return OsakaPlan(
             [task.id for task in streamed],
@@ -433,7 +435,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
 
         Returns:
             Observation, reward (minus the loss), terminated, truncated, info. ``info`` holds ``step``, ``loss``,
-            ``accuracy`` (absent for regression), ``events`` and, when the stream is over, the ``reason``.
+            ``accuracy`` (of classification), ``events`` and, when the stream is over, the ``reason``.
 
             With an agent also ``figures``, what its ``observe`` returned. With predictions also ``targets``, those of
             this step (absent if labels are delayed), and ``outcomes``, all that was revealed now (dicts with the
@@ -456,7 +458,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
             info["outcomes"] = tuple(_outcome_to_numpy(outcome) for outcome in outcomes)
             if outcomes and outcomes[-1].step == self._step:
                 info["targets"] = info["outcomes"][-1]["y"]
-            return self._as_numpy(), -self._loss, *self._over(), info
+            return self.observation, -self._loss, *self._over(), info
         if action.process != os.getpid():
             raise ClenvError(
                 "this agent was made in another process, where its owner would never see what it learns here: "
@@ -608,7 +610,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
             "loss": self._loss,
             "events": tuple(events),
         }
-        if not math.isnan(self._accuracy):  # Gymnasium compares infos, and nan is not nan
+        if not math.isnan(self._accuracy):
             info["accuracy"] = self._accuracy
         if self.timeline.finished is not None:
             info["reason"] = self.timeline.finished
@@ -618,7 +620,12 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         timeline = self.timeline
         return timeline.finished is not None and not timeline.truncated, timeline.truncated
 
-    def _as_numpy(self) -> dict[str, Any]:
+    @property
+    def observation(self) -> dict[str, Any]:
+        """The observation of the step about to be played (or of the last, if the stream is over), as arrays.
+
+        What `reset` and `step` returned last; needed to go on after `load_state_dict`.
+        """
         return {**self._observation, "x": self._x.cpu().numpy()}
 
     # Held-out data

@@ -54,11 +54,9 @@ class Folder:
     def create(cls, path: str | Path, header: dict[str, Any], env: ContinualEnv, agent: Agent) -> Folder:
         """Make the folder of a run about to play its first step; it appears whole, by one rename.
 
-        Raises:
-            CheckpointError: The folder holds a run already, or something else.
+        Where `refuse_if_taken` finds nothing to refuse.
         """
         path = Path(path).absolute()
-        refuse_if_taken(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         newborn = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         newborn.mkdir()
@@ -199,7 +197,7 @@ def read(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def describe(env: ContinualEnv, agent: Agent, *, seed: int, threads: int, options: Mapping[str, Any]) -> dict[str, Any]:
+def describe(env: ContinualEnv, agent: Agent, *, seed: int, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a run is a function of, and with what it is run, as plain containers.
 
     Raises:
@@ -223,8 +221,6 @@ def describe(env: ContinualEnv, agent: Agent, *, seed: int, threads: int, option
         "agent_seed": agent.seed,
         "options": dict(options),
         "device": str(agent.device),
-        "threads": threads,
-        "flush_denormal": torch.set_flush_denormal(True),
         "versions": versions(),
         "command": sys.argv,
     }

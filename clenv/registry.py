@@ -299,5 +299,9 @@ def check_capabilities(cls: type[Agent], spec: StreamSpec) -> None:
             f"{cls.__name__} must be told the task {when}, but task_labels={spec.task_labels!r}: "
             f"expected {' or '.join(map(repr, enough[cls.needs_task_labels]))}"
         )
+    if spec.loss not in cls.losses:
+        raise CapabilityError(
+            f"{cls.__name__} learns by {' or '.join(cls.losses)}, but the tasks of this stream have loss {spec.loss!r}"
+        )
     if cls.needs_pretraining and not spec.pretrain_steps:
         raise CapabilityError(f"{cls.__name__} needs a pre-training phase, but pretrain_steps=0")

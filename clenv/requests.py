@@ -22,13 +22,12 @@ class Moment(NamedTuple):
 
     Attributes:
         step: The step just played; at a visit's begin, the step about to be played.
-        visit: Number of the visit that is running, ended or begins, from 0.
+        visit: Number of the visit that is running, ended or begins, from 0; those of a pre-training phase do not count.
         visit_ended: Whether that visit ended with this step.
         next_step: The step that is played next; None if the stream is over.
         ledger: Status of all tasks.
         seed: Seed of the stream.
         uniforms: Keyed uniforms by purpose, one per step.
-        index_of: Turns a task's id or index into its index.
     """
 
     step: int
@@ -38,14 +37,13 @@ class Moment(NamedTuple):
     ledger: Ledger
     seed: int
     uniforms: Callable[[str], Uniforms]
-    index_of: Callable[[TaskRef], int]
 
 
 class Decision(NamedTuple):
-    """What is asked after a step: permanence first, then unlearning, each request a set of tasks."""
+    """What is asked after a step: permanence first, then unlearning, each request a set of tasks, by id or index."""
 
-    permanent: Sequence[int] = ()
-    unlearn: Sequence[Sequence[int]] = ()
+    permanent: Sequence[TaskRef] = ()
+    unlearn: Sequence[Sequence[TaskRef]] = ()
 
 
 NOTHING = Decision()
@@ -64,7 +62,7 @@ class Requests(ABC):
     def after_step(self, moment: Moment) -> Decision:
         """Return what is asked after a step."""
 
-    def at_begin(self, moment: Moment) -> Sequence[int]:
+    def at_begin(self, moment: Moment) -> Sequence[TaskRef]:
         """Return the tasks that are made permanent as a visit begins; none by default."""
         del moment
         return ()
@@ -130,16 +128,15 @@ class Script(Requests):
         ]
         if not due:
             return NOTHING
-        named = [(command.action, tuple(moment.index_of(task) for task in command.tasks)) for command in due]
         return Decision(
-            [task for action, tasks in named if action == "permanent" for task in tasks],
-            [tasks for action, tasks in named if action == "unlearn"],
+            [task for command in due if command.action == "permanent" for task in command.tasks],
+            [command.tasks for command in due if command.action == "unlearn"],
         )
 
-    def at_begin(self, moment: Moment) -> Sequence[int]:
+    def at_begin(self, moment: Moment) -> Sequence[TaskRef]:
         """Return the tasks made permanent as this visit begins."""
         return [
-            moment.index_of(task)
+            task
             for command in self.commands
             if command.at == "begin" and command.visit == moment.visit
             for task in command.tasks
@@ -239,7 +236,7 @@ class RecordedPermanence(Requests):
         due = [task for step, task in self._after if ends is None or step < ends]
         return Decision(self._open(due, moment))
 
-    def at_begin(self, moment: Moment) -> Sequence[int]:
+    def at_begin(self, moment: Moment) -> Sequence[TaskRef]:
         """Return what fell at this begin or at one left out before it."""
         return self._open([task for step, task in self._begin if step <= moment.step], moment)
 

@@ -94,42 +94,27 @@ def run(
         >>> for record in clenv.run(env, agent, "runs/first"):  # doctest: +SKIP
         ...     print(record.step, record.loss)
     """
-    world = env.unwrapped
-    if not isinstance(world, ContinualEnv):
-        raise SettingsError(f"run needs a clenv environment, not {type(world).__name__}")
-    if not isinstance(agent, Agent):
-        raise SettingsError(f"run needs a clenv.Agent, not {type(agent).__name__}: see clenv.make_agent")
-    if agent.spec != world.stream_spec:
-        raise SettingsError("the agent was made for another stream: make it with clenv.make_agent(..., env)")
-    for name, value, least in (
-        ("seed", seed, 0),
-        ("steps", steps, 1),
-        ("evaluate", evaluate, 0),
-        ("log_every", log_every, 1),
-        ("threads", threads, 1),
-    ):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-            raise SettingsError(f"{name}={value!r}: expected a whole number >= {least}")
-    if not isinstance(checkpoint_every, int | float) or not checkpoint_every >= 0:
-        raise SettingsError(f"checkpoint_every={checkpoint_every!r}: expected seconds >= 0")
-    if evaluate is None:
-        evaluate = 0 if world.stream_spec.tasks is None else 1
+    world = _world(env, agent)
+    finite = world.stream_spec.tasks is not None
     options: dict[str, Any] = {
         "steps": steps,
-        "evaluate": evaluate,
+        "evaluate": int(finite) if evaluate is None else evaluate,
         "log_every": log_every,
         "checkpoint_every": checkpoint_every,
         "tensorboard": tensorboard,
     }
+    _check({**options, "seed": seed, "threads": threads})
     header = None
     if folder is not None:
         refuse_if_taken(Path(folder))
-        header = describe(world, agent, seed=seed, threads=threads, options=options)
-    _prepare_process(threads)
+        header = describe(world, agent, seed=seed, options=options)
+    prepared = _prepare_process(threads)
     world.reset(seed=seed)
-    if evaluate:
+    if options["evaluate"]:
         world.evaluate(agent, [task for task, here in enumerate(world.ledger.available) if here])
-    store = None if header is None or folder is None else Folder.create(folder, header, world, agent)
+    store = None
+    if header is not None and folder is not None:
+        store = Folder.create(folder, {**header, **prepared}, world, agent)
     return _Run(world, agent, store, progress=progress, **options).records()
 
 
@@ -159,9 +144,34 @@ def resume(folder: str | Path, *, progress: bool = True) -> Records:
     return _Run(env, agent, store, progress=progress, seconds=seconds, **store.header["options"]).records()
 
 
-def _prepare_process(threads: int) -> None:
+def _world(env: gymnasium.Env[Any, Any], agent: Agent) -> ContinualEnv:
+    """Return the environment without wrappers, if it is one of clenv's and the agent was made for it."""
+    world = env.unwrapped
+    if not isinstance(world, ContinualEnv):
+        raise SettingsError(f"run needs a clenv environment, not {type(world).__name__}")
+    if not isinstance(agent, Agent):
+        raise SettingsError(f"run needs a clenv.Agent, not {type(agent).__name__}: see clenv.make_agent")
+    if agent.spec != world.stream_spec:
+        raise SettingsError("the agent was made for another stream: make it with clenv.make_agent(..., env)")
+    return world
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    for name, least in (("seed", 0), ("steps", 1), ("evaluate", 0), ("log_every", 1), ("threads", 1)):
+        value = options[name]
+        if value is None and name == "steps":
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise SettingsError(f"{name}={value!r}: expected a whole number >= {least}")
+    seconds = options["checkpoint_every"]
+    if not isinstance(seconds, int | float) or not seconds >= 0:
+        raise SettingsError(f"checkpoint_every={seconds!r}: expected seconds >= 0")
+
+
+def _prepare_process(threads: int) -> dict[str, Any]:
+    """Set what is set once a process and changes bits, and return it for the record."""
     torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
+    return {"threads": threads, "flush_denormal": torch.set_flush_denormal(True)}
 
 
 class _Run:
@@ -207,7 +217,7 @@ class _Run:
                 if bar.update():
                     _, loss, accuracy = self._env.score.window()
                     bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.3f}", refresh=False)
-                if board is not None and (step + 1) % self._log_every == 0:
+                if board is not None and ((step + 1) % self._log_every == 0 or self._over()):
                     board.log(record)
                 if not self._over() and time.perf_counter() - self._saved >= self._checkpoint_every:
                     self._save(board)
@@ -237,7 +247,8 @@ class _Run:
             if event.task is not None and env.stream_spec.tasks is not None
         ]
         ended = every > 0 and any(isinstance(event, VisitEnd) and event.step >= 0 for event in events)
-        if not (over or new or (ended and len(env.score.visits) % every == 0)):
+        visits = len(env.score.visits) - (env.timeline.finished is None)  # those that have ended
+        if not (over or new or (ended and visits % every == 0)):
             return None
         env.evaluate(self._agent)
         if new:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from clenv.rng import BLOCK, Uniforms, generator, key
 
-_DRAWS = 1000  # of contexts that were unlearned, in a row, before their source counts as exhausted
+_DRAWS = 1000  # of contexts that cannot be used, in a row, before their source counts as exhausted
 Switch = Literal["other", "any"]
 Mask = NDArray[np.bool_]
 
@@ -190,27 +190,36 @@ class ContextPlan(Plan):
     Args:
         sample: Turns a generator into the index of a (new or known) task.
         alpha: Stay probability a round.
+        switch: ``any`` in the paper; ``other`` draws until it is another context.
         round_length: Minibatches a round; 1 in the paper.
         seed: Seed of the stream.
     """
 
     def __init__(
-        self, sample: Callable[[np.random.Generator], int], *, alpha: float, round_length: int, seed: int
+        self,
+        sample: Callable[[np.random.Generator], int],
+        *,
+        alpha: float,
+        switch: Switch,
+        round_length: int,
+        seed: int,
     ) -> None:
-        self.alpha, self.round_length = alpha, round_length
+        self.alpha, self.switch, self.round_length = alpha, switch, round_length
         self._sample, self._seed = sample, seed
         self._coins = Uniforms(seed, "coin")
 
     def following(self, previous: Round | None, available: Mask, *, may_stay: bool = True) -> Round | None:
-        """Return the next round; a draw that was unlearned and excluded is repeated, within reason."""
+        """Return the next round; a draw that cannot be used is repeated, within reason."""
         k = 0 if previous is None else previous.number + 1
         if previous is not None and may_stay and available[previous.task] and self._coins[k] < self.alpha:
             return Round(k, previous.task, self.round_length, continues=True)
         rng = generator(self._seed, "context", k)
         for _ in range(_DRAWS):
             task = self._sample(rng)
+            same = previous is not None and task == previous.task
+            if same and self.switch == "other":
+                continue
             if task >= len(available) or available[task]:
-                same = previous is not None and task == previous.task
                 return Round(k, task, self.round_length, continues=may_stay and same)
         return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from clenv.errors import ProtocolError
+from clenv.errors import ProtocolError, UnknownNameError
 from clenv.events import (
     Cause,
     Event,
@@ -18,7 +18,7 @@ from clenv.events import (
     event_to_plain,
 )
 from clenv.ledger import Ledger
-from clenv.requests import Decision, Moment, Requests, TaskRef
+from clenv.requests import Moment, Requests, TaskRef
 from clenv.rng import Uniforms
 from clenv.stream import Plan, RecordedVisit, Round
 
@@ -103,16 +103,16 @@ class Timeline:
         following = self.plan.following(self.round, self.ledger.available) if round_over else self.round
         ended = last or following is None or (round_over and not following.continues)
         next_step = None if last else self._step_of(following)
-        decision = self._decide(ended, next_step)
-        broken = any(self.round.task in tasks for tasks in decision.unlearn) and self.step >= 0
-        events: list[Event] = []
-        if ended or broken:
-            events.append(self._end_visit())
-        events += self._apply(decision)
+        self.visits[-1] = self.visits[-1]._replace(steps=self.played)
+        asked = self._ask(ended, next_step)
+        removed = {task for event in asked if isinstance(event, UnlearnRequest) for task in event.tasks}
+        broken = self.round.task in removed
+        events: list[Event] = [self._end_visit()] if ended or broken else []
+        events += asked
         if last:
             self.finished, self.truncated = "horizon reached", True
         elif ended or broken:
-            if decision.unlearn:  # the repository changed: sample the next visit anew, with the same coin and clocks
+            if removed:  # the repository changed: sample the next visit anew, with the same coin and clocks
                 following = self.plan.following(self.round, self.ledger.available, may_stay=False)
             if following is None:
                 self.finished = self.plan.end
@@ -153,12 +153,13 @@ class Timeline:
         events += [Permanence(self.step, old, "deadline") for old in expired]
         if self._requests is not None and self.round.number >= 0:
             moment = self._moment(visit_ended=False, next_step=self.step)
-            for chosen in self._requests.at_begin(moment):
-                events += self._make_permanent(chosen, "instruction")
+            for named in self._requests.at_begin(moment):
+                for chosen in self._resolve([named], events):
+                    events += self._make_permanent(chosen, "instruction")
         return events
 
     def _end_visit(self) -> VisitEnd:
-        visit = self.visits[-1] = self.visits[-1]._replace(steps=self.played)
+        visit = self.visits[-1]
         return VisitEnd(self.step, visit.task, visit.occurrence)
 
     # Requests
@@ -166,13 +167,12 @@ class Timeline:
     def _moment(self, *, visit_ended: bool, next_step: int | None) -> Moment:
         return Moment(
             self.step,
-            len(self.visits) - 1,
+            len(self.visits) - 1 - sum(self._pretrain_occurrences.values()),
             visit_ended,
             next_step,
             self.ledger,
             self._seed,
             self._uniforms_of,
-            self._index,
         )
 
     def _uniforms_of(self, purpose: str) -> Uniforms:
@@ -180,21 +180,27 @@ class Timeline:
             self._uniforms[purpose] = Uniforms(self._seed, purpose)
         return self._uniforms[purpose]
 
-    def _decide(self, ended: bool, next_step: int | None) -> Decision:
-        """Ask the policy, and return what it wants in canonical order: each set sorted, each task once."""
+    def _ask(self, ended: bool, next_step: int | None) -> list[Event]:
+        """Ask the policy and apply what it wants: permanence first, then requests in order of their tasks."""
         if self._requests is None or self.step < 0:
-            return Decision()
+            return []
         decision = self._requests.after_step(self._moment(visit_ended=ended, next_step=next_step))
-        unlearn = sorted(sorted(set(tasks)) for tasks in decision.unlearn if tasks)
-        return Decision(sorted(set(decision.permanent)), unlearn)
-
-    def _apply(self, decision: Decision) -> list[Event]:
         events: list[Event] = []
-        for task in decision.permanent:
+        permanent = [task for named in decision.permanent for task in self._resolve([named], events)]
+        requests = [self._resolve(named, events) for named in decision.unlearn]
+        for task in sorted(set(permanent)):
             events += self._make_permanent(task, "decision")
-        for tasks in decision.unlearn:
-            events += self._unlearn(tuple(tasks))
+        for tasks in sorted(filter(None, requests)):
+            events += self._unlearn(tasks)
         return events
+
+    def _resolve(self, named: Sequence[TaskRef], events: list[Event]) -> tuple[int, ...]:
+        """Return the indices of tasks, each once; nothing, and a refusal in ``events``, if one is unknown."""
+        try:
+            return tuple(sorted({self._index(task) for task in named}))
+        except UnknownNameError as error:
+            events.append(self._refuse((), ProtocolError(f"step {self.step}: unknown task: {error}")))
+            return ()
 
     def _make_permanent(self, task: int, cause: Cause) -> list[Event]:
         try:

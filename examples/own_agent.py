@@ -14,6 +14,7 @@ class NearestMean(clenv.Agent):
     """
 
     needs_task_labels = "always"
+    losses = ("cross_entropy",)
     unlearning = clenv.Exactness.EXACT
     forgetting_free = commutes = grows = True
 

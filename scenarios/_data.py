@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
@@ -127,8 +127,19 @@ class Data(NamedTuple):
     levels: int
 
 
+@cache
+def standardised(data: Data) -> Data:
+    """Return the data with inputs shifted and scaled to mean 0 and deviation 1 over all training pixels together."""
+    deviation, mean = torch.std_mean(data.train.x, correction=0)
+
+    def scale(split: ByClass) -> ByClass:
+        return ByClass((split.x - mean) / deviation, split.y)
+
+    return data._replace(train=scale(data.train), test=scale(data.test))
+
+
 def split_tasks(data: Data, classes_per_task: int, *, image: bool) -> list[Task]:
-    """Return one task for every ``classes_per_task`` consecutive classes, inputs flat or as images.
+    """Return one task for every ``classes_per_task`` consecutive classes, inputs standardised, flat or as images.
 
     Raises:
         SettingsError: The number of classes per task does not divide the number of classes.
@@ -137,6 +148,7 @@ def split_tasks(data: Data, classes_per_task: int, *, image: bool) -> list[Task]
     divisors = [n for n in range(1, total + 1) if total % n == 0]
     if classes_per_task not in divisors:
         raise SettingsError(f"classes_per_task={classes_per_task!r}: expected one of {divisors}, for {total} classes")
+    data = standardised(data)
     shape = data.image_shape if image else data.train.input_shape
     return [
         Task(
@@ -168,7 +180,7 @@ class Permutation:
 
 
 def permuted_tasks(data: Data, n_tasks: int, data_seed: int) -> list[Task]:
-    """Return ``n_tasks`` tasks that share the data: task 0 as it is, each other with its own order of the pixels.
+    """Return ``n_tasks`` tasks that share the data, inputs standardised: each but task 0 has its own order of pixels.
 
     The order of task ``i`` depends on ``(data_seed, i)`` alone. The classes of a task are its own.
 
@@ -176,6 +188,7 @@ def permuted_tasks(data: Data, n_tasks: int, data_seed: int) -> list[Task]:
         SettingsError: The number of tasks is not a whole number >= 1.
     """
     check_count("n_tasks", n_tasks)
+    data = standardised(data)
     pixels = data.train.input_shape[0]
     orders = (generator(data_seed, "permutation", number).permutation(pixels) for number in range(1, n_tasks))
     return [

@@ -317,6 +317,16 @@ def test_pretraining_comes_before_the_score(make_tasks):
     assert set(env.ledger.remaining) <= {0, 1, 2}
 
 
+def test_visits_of_the_pretraining_phase_do_not_count_in_requests(make_tasks):
+    tasks = make_tasks(5)
+    scenario = clenv.Scenario(tasks[:3], pretrain_tasks=tasks[3:])
+    script = Script((permanent(0, visit=0),))
+    env = ContinualEnv(scenario, Settings(schedule=(0, 1), batch_size=4, pretrain_steps=7, requests=script))
+    env.reset(seed=0)
+    play(env, Watcher(env.stream_spec))
+    assert [event for event in env.timeline.events if isinstance(event, Permanence)] == [Permanence(0, 0, "decision")]
+
+
 def test_out_of_distribution_tasks_have_their_total_probability(make_tasks):
     tasks = make_tasks(5)
     env = ContinualEnv(
@@ -453,6 +463,17 @@ def test_state_round_trip(make_tasks, moment, delay, tmp_path):
     assert len(other.receipts) == len(env.receipts)
 
 
+def test_a_loop_without_an_agent_goes_on_from_a_state(make_tasks):
+    env = world(make_tasks())
+    answers = np.zeros((4, 3), dtype=np.float32)
+    for _ in range(9):
+        observation, *_ = env.step(answers)
+    other = ContinualEnv(make_tasks(), env.settings)
+    other.load_state_dict(env.state_dict())
+    assert np.array_equal(other.observation["x"], observation["x"])
+    assert other.observation["task"] == observation["task"]
+
+
 @pytest.mark.parametrize("change", [{"alpha": 0.5}, {"batch_size": 5}, {"requests": RandomRequests(unlearn_rate=0.1)}])
 def test_a_state_of_other_settings_is_refused(make_tasks, change):
     state = world(make_tasks()).state_dict()
@@ -481,6 +502,22 @@ def registered():
 def test_gymnasium_conformance(registered):
     env = gymnasium.make(registered, render_mode="rgb_array")
     check_env(env.unwrapped)
+
+
+def lines():
+    draws = torch.Generator().manual_seed(0)
+    return [
+        Task(
+            f"t{i}",
+            *(Split(torch.rand(n, 2, generator=draws), torch.rand(n, generator=draws)) for n in (30, 10)),
+            loss="mse",
+        )
+        for i in range(3)
+    ]
+
+
+def test_gymnasium_conformance_of_regression():
+    check_env(ContinualEnv(lines(), Settings(horizon=80, batch_size=5)), skip_render_check=True)
 
 
 def test_wrappers_pass_an_agent_through(registered):

@@ -179,6 +179,16 @@ def test_an_agent_is_refused_where_its_needs_are_not_met():
         clenv.make_agent(Fussy, env_of())
 
 
+def test_an_agent_is_refused_where_it_cannot_learn_the_loss():
+    class Labels(Silent):
+        losses: ClassVar = ("cross_entropy",)
+
+    splits = [Split(torch.zeros(12, 2), torch.zeros(12)) for _ in "ab"]
+    lines = clenv.ContinualEnv([Task(name, *splits, loss="mse") for name in "ab"], Settings())
+    with pytest.raises(CapabilityError, match=r"Labels learns by cross_entropy, but .* have loss 'mse'"):
+        clenv.make_agent(Labels, lines)
+
+
 def test_an_agent_needs_an_environment():
     with pytest.raises(TypeError, match="needs a clenv environment"):
         clenv.make_agent(Silent, gymnasium.make("CartPole-v1"))

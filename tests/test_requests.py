@@ -27,7 +27,7 @@ def moments(count, *, seen=8, ended=True):
         ledger.begin(task, task)
     uniforms = {name: Uniforms(0, name) for name in ("permanence", "request")}
     for step in range(count):
-        yield Moment(step, step, ended, step + 1, ledger, 0, uniforms.__getitem__, int)
+        yield Moment(step, step, ended, step + 1, ledger, 0, uniforms.__getitem__)
 
 
 def test_rates_are_probabilities():

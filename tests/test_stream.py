@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clenv.batches import Batches
-from clenv.stream import OsakaPlan, PretrainedPlan, RecordedPlan, RecordedVisit, Round, ScriptedPlan
+from clenv.stream import ContextPlan, OsakaPlan, PretrainedPlan, RecordedPlan, RecordedVisit, Round, ScriptedPlan
 
 ROUNDS = 100_000
 
@@ -280,3 +280,12 @@ def test_a_recording_keeps_round_and_step_numbers():
     while (following := plan.following(rounds[-1], available)) is not None:
         rounds.append(following)
     assert rounds == [Round(0, 0, 3, False, 0), Round(1, 0, 2, True, 3), Round(5, 1, 2, False, 9)]
+
+
+def test_contexts_are_drawn_anew_until_they_are_other_ones():
+    def tasks(switch):
+        plan = ContextPlan(lambda rng: int(rng.integers(3)), alpha=0.0, switch=switch, round_length=1, seed=0)
+        return walk(plan, 300, np.ones(3, dtype=bool))
+
+    assert (np.diff(tasks("other")) != 0).all()
+    assert (np.diff(tasks("any")) == 0).any()

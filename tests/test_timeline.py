@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clenv.errors import ProtocolError
+from clenv.errors import ProtocolError, UnknownNameError
 from clenv.events import Permanence, Refusal, UnlearnRequest, VisitBegin, VisitEnd
 from clenv.ledger import Ledger
 from clenv.requests import CLPU, RandomRequests, Script, permanent, unlearn
@@ -130,6 +130,42 @@ def test_a_task_named_twice_counts_once_and_requests_are_sorted():
     play(timeline)
     request = next(event for event in timeline.events if isinstance(event, UnlearnRequest))
     assert request.tasks == (0, 1)
+
+
+def test_a_refused_request_does_not_end_the_visit():
+    script = Script((permanent("a", step=0), unlearn("a", step=1)), invalid="skip")
+    timeline = scripted("ab", script)
+    shown = play(timeline)
+    assert [task for _, task, _, _ in shown] == [0, 0, 0, 1, 1, 1]
+    assert [event.step for event in timeline.events if isinstance(event, VisitEnd)] == [2, 5]
+
+
+def test_requests_of_one_step_are_applied_in_order_of_task_and_end_a_visit_once():
+    timeline = scripted("abca", Script((unlearn("c", step=7), unlearn("a", step=7), unlearn("b", step=7))))
+    for _ in range(7):
+        timeline.advance()
+    events = timeline.advance()
+    assert [type(event) for event in events] == [VisitEnd, UnlearnRequest, UnlearnRequest, UnlearnRequest]
+    assert [event.tasks for event in events[1:]] == [(0,), (1,), (2,)]
+    assert timeline.finished == "schedule finished"
+
+
+def test_a_task_that_was_not_met_yet_is_refused():
+    def not_met(task):
+        raise UnknownNameError(f"there is no task {task!r}.")
+
+    def begin(invalid):
+        timeline = scripted("ab", Script((unlearn("x", step=1), unlearn("a", step=1)), invalid=invalid))
+        known = timeline._index
+        timeline._index = lambda task: not_met(task) if task == "x" else known(task)
+        timeline.advance()
+        return timeline
+
+    with pytest.raises(ProtocolError, match=r"step 1: unknown task: there is no task 'x'"):
+        begin("raise").advance()
+    events = begin("skip").advance()
+    assert [type(event) for event in events] == [VisitEnd, Refusal, UnlearnRequest, VisitBegin]
+    assert events[2].tasks == (0,)
 
 
 def test_a_request_at_the_last_step_is_applied():

@@ -58,7 +58,7 @@ def _in_each_world(check: WorldCheck) -> Callable[[Subject], None]:
             except CheckFailure as failure:
                 raise CheckFailure(f"{world}: {failure}") from failure
             except Exception as error:
-                hint = "; an agent for class labels only should raise CapabilityError when it is made"
+                hint = "; an agent for class labels only declares losses = ('cross_entropy',)"
                 raise CheckFailure(
                     f"{world}: {type(error).__name__} was raised: {error}{hint * (world == 'regression')}"
                 ) from error

@@ -383,6 +383,10 @@ def test_unlearning_is_not_called_exact_where_the_run_without_it_differs(life):
     env, agent = life((0, 1, 0))
     play(env, agent, 17)
     assert agent.unlearn(request(1)).level < Exactness.EXACT
+    env, agent = life((0, 1, 2))
+    play(env, agent)
+    assert agent.unlearn(request(0, 2)).level < Exactness.EXACT  # task 1 was trained after task 0
+    assert agent.tainted == [1]
     env, agent = life((0, 1), settings={"announce_switches": False})
     play(env, agent)
     assert agent.unlearn(request(1)).level is Exactness.ISOLATED

@@ -8,6 +8,7 @@ import torch
 
 import clenv
 from clenv.errors import SettingsError
+from clenv.scenarios._data import standardised
 from clenv.scenarios.digits import load_digits, permuted_digits, split_digits
 
 
@@ -43,7 +44,7 @@ def test_every_image_is_used_once():
 
 @pytest.mark.parametrize("classes_per_task", [1, 2, 5, 10])
 def test_split_tasks_partition_the_classes_and_share_the_data(classes_per_task):
-    data, tasks = load_digits(), split_digits(classes_per_task)
+    data, tasks = standardised(load_digits()), split_digits(classes_per_task)
     assert [name for task in tasks for name in task.classes] == list("0123456789")
     assert sum(len(task.train) for task in tasks) == len(data.train)
     for number, task in enumerate(tasks):
@@ -67,9 +68,18 @@ def test_class_incremental_outputs():
     assert clenv.make("clenv/PermutedDigits-v0", paradigm="class", n_tasks=3).stream_spec.output_size == 30
 
 
+def test_inputs_are_standardised_by_the_training_pixels():
+    plain, data = load_digits(), standardised(load_digits())
+    assert data.train.x.mean().item() == pytest.approx(0, abs=1e-5)
+    assert data.train.x.std(correction=0).item() == pytest.approx(1, abs=1e-5)
+    mean, deviation = plain.train.x.mean(), plain.train.x.std(correction=0)
+    assert torch.allclose(data.test.x * deviation + mean, plain.test.x, atol=1e-6)
+    assert standardised(load_digits()) is data
+
+
 def test_permuted_tasks_share_one_copy_and_reorder_its_pixels():
     tasks = permuted_digits(n_tasks=4)
-    data = load_digits()
+    data = standardised(load_digits())
     assert [task.id for task in tasks] == [f"permuted-digits-{number}" for number in range(4)]
     assert all(task.train is data.train and task.test is data.test for task in tasks)
     places = torch.arange(64, dtype=torch.float32).unsqueeze(0)
