@@ -12,6 +12,7 @@ for _name, _path in {
     "hat": "clenv.agents.hat:HAT",
     "hnet": "clenv.agents.hnet:HNET",
     "hnet-ent": "clenv.agents.hnet:HNETEntropy",
+    "hnet-online": "clenv.agents.hnet_online:HNETOnline",
     "independent": "clenv.agents.independent:Independent",
 }.items():
     register_agent(_name, _path)

@@ -275,7 +275,7 @@ class HNET(Learner):
 
     def unlearn(self, request: UnlearnRequest) -> Receipt:
         """Forget tasks by the chosen operation; nothing of theirs is kept, whatever it is."""
-        removed = [task for task in request.tasks if task in self.slots]
+        removed = self._slots_of(request)
         retained = [task for task in self.slots if task not in removed]
         freed = sum(t.numel() * t.element_size() for task in removed for t in tensors(self.slots[task]))
         freed += sum(tensor.numel() * tensor.element_size() for tensor in self._moments(removed))
@@ -293,6 +293,10 @@ class HNET(Learner):
         self.optimizer = self._hyper.make_optimizer(self.theta)  # the moments held the tasks' gradients
         changed = () if self._hyper.erasure == "drop" else tuple(sorted(retained))
         return Receipt(Exactness.INTERFACE, changed, bytes_freed=freed, detail=detail)
+
+    def _slots_of(self, request: UnlearnRequest) -> list[int]:
+        """Return the slots that hold something of the tasks to be removed."""
+        return [task for task in request.tasks if task in self.slots]
 
     def _moments(self, tasks: Sequence[int]) -> list[Tensor]:
         return [tensor for task in tasks for tensor in tensors(self.optimizers[task].state_dict())]
