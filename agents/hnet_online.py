@@ -155,7 +155,7 @@ class HNETOnline(HNET):
         known = [number for number in losses if self.records[number]["count"] >= self._hyper.clean]
         fitting = [number for number in known if losses[number] <= self._bound(number)]
         if not fitting and (len(self.slots) < self._hyper.max_slots or not losses):
-            number = next(n for n in range(len(self.slots) + 1) if n not in self.slots)
+            number = len(self.slots)
             self.records[number] = Record(mean=0.0, variance=0.0, count=0, spans=[])
         else:
             number = min(fitting or losses, key=losses.__getitem__)
@@ -201,8 +201,20 @@ class HNETOnline(HNET):
         if not self._slots_of(request):
             return Receipt(Exactness.UNSUPPORTED, detail="no slot was active in these visits, or it is gone already")
         receipt = super().unlearn(request)
-        self.records = {number: record for number, record in self.records.items() if number in self.slots}
         if self.active not in self.slots:
             self.active, self.surprises, self.stay = None, 0, 0
+        self._renumber()
         others = tuple(task for task in range(self._spec.tasks or 0) if task not in request.tasks)
         return replace(receipt, level=Exactness.INTERFACE, changed=others)
+
+    def _renumber(self) -> None:
+        """Close the gaps that removed slots left, so that no number tells of them; in provenances they become -1."""
+        new = {old: number for number, old in enumerate(self.slots)}
+        self.slots = {new[old]: slot for old, slot in self.slots.items()}
+        for slot in self.slots.values():
+            slot["provenance"] = sorted({new.get(old, -1) for old in slot["provenance"]})
+        self.optimizers = {new[old]: self.optimizers[old] for old in new}
+        self.records = {new[old]: self.records[old] for old in new}
+        self.seen = sorted({new.get(old, -1) for old in self.seen})
+        self.running = None if self.running is None else new[self.running]
+        self.active = None if self.active is None else new[self.active]

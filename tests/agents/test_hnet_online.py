@@ -111,11 +111,14 @@ def test_a_request_removes_every_slot_that_its_visits_reached():
     again = agent.unlearn(UnlearnRequest(180, (1,), ((1, 1),), ((ROUND, 2 * ROUND - 1),)))
     assert (receipt.level, again.level) == (Exactness.INTERFACE, Exactness.UNSUPPORTED)
     assert receipt.changed == (0, 2)
-    assert list(agent.slots) == list(agent.records) == [0, 2]
+    assert list(agent.slots) == list(agent.records) == [0, 1]  # renumbered
+    assert agent.records[1]["spans"] == [[2 * ROUND, 3 * ROUND - 1]]
+    assert agent.slots[1]["provenance"] == [-1, 0]
+    assert agent.active == 1
     assert not any(torch.equal(slot["e"], embedding) for slot in agent.slots.values())
     agent.unlearn(UnlearnRequest(180, (0,), ((0, 1),), ((ROUND - 1, ROUND - 1),)))
-    assert list(agent.slots) == [2]
-    assert agent.active == 2
+    assert list(agent.slots) == [0]
+    assert agent.active == 0
 
 
 @pytest.mark.parametrize("options", [{"patience": 0}, {"smoothing": 1.0}, {"kappa": 0}, {"max_slots": 0}])
