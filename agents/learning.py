@@ -49,9 +49,9 @@ class Learner(Agent):
 
     def observe(self, outcome: Outcome) -> Mapping[str, float] | None:
         """Learn from revealed targets."""
-        self.enter(outcome.task)
         loss = outcome.loss
-        if not loss.requires_grad:
+        if not loss.requires_grad:  # else `step` entered the task and left its graph
+            self.enter(outcome.task)
             outputs = self.forward(outcome.x)[:, : outcome.outputs]
             criterion = F.mse_loss if outcome.y.is_floating_point() else F.cross_entropy
             loss = criterion(outputs, outcome.y)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import clenv
+from clenv.agents.backbone import initial_affine
 from clenv.rng import torch_generator
 
 TARGET = 1.05
@@ -62,10 +63,9 @@ def batches(x: Tensor, y: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Ten
 
 def make_layers(widths: tuple[int, ...]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Return weights and biases."""
-    layers = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
-    return [nn.Parameter(layer.weight.detach()) for layer in layers], [
-        nn.Parameter(layer.bias.detach()) for layer in layers
-    ]
+    draws = torch_generator(0, "overhead", "layers")
+    pairs = [initial_affine((b, a), draws, torch.device("cpu")) for a, b in itertools.pairwise(widths)]
+    return [weight for weight, _ in pairs], [bias for _, bias in pairs]
 
 
 def finetune_by_hand(case: Case, task: clenv.Task) -> Callable[[], None]:

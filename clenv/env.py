@@ -118,9 +118,11 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         self._load_tasks()
         self.stream_spec = self._spec()
         self.observation_space = self._observation_space()
-        self.action_space = spaces.Box(
-            -_LARGE, _LARGE, (self.settings.batch_size, self.stream_spec.output_size), np.float32
-        )
+        self._form = (self.settings.batch_size, self.stream_spec.output_size)  # shape of predictions
+        self._given = self.settings.task_labels == "given"
+        self._hidden = self.settings.task_labels == "hidden"
+        self._delay = self.settings.label_delay
+        self.action_space = spaces.Box(-_LARGE, _LARGE, self._form, np.float32)
         self._timeline: Timeline | None = None
         self._seed = 0
 
@@ -139,6 +141,9 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
             for name in _class_names(task):
                 self._classes.setdefault(name, len(self._classes))
         self._tasks = [_Shown(task, self._device, self._targets(task)) for task in tasks]
+        if self.settings.paradigm == "class":
+            for shown in self._tasks:
+                shown.outputs = len(self._classes)
         self._index = {task.id: number for number, task in enumerate(tasks)}
         if len(self._index) < len(tasks):
             twice = next(task.id for number, task in enumerate(tasks) if self._index[task.id] != number)
@@ -235,7 +240,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
     def _spec(self) -> StreamSpec:
         settings, task = self.settings, self._probe.task
         finite = bool(self._tasks)
-        sizes = tuple(self._outputs(shown) for shown in self._tasks) if finite else None
+        sizes = tuple(shown.outputs for shown in self._tasks) if finite else None
         return StreamSpec(
             input_shape=task.input_shape,
             output_size=max(sizes) if sizes else task.outputs,
@@ -251,9 +256,6 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
             label_delay=settings.label_delay,
             pretrain_steps=settings.pretrain_steps,
         )
-
-    def _outputs(self, shown: _Shown) -> int:
-        return len(self._classes) if self.settings.paradigm == "class" else shown.task.outputs
 
     def _observation_space(self) -> spaces.Dict:
         spec = self.stream_spec
@@ -450,15 +452,15 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         if timeline.finished is not None:
             raise ClenvError(f"the stream is over ({timeline.finished}): call reset()")
         if not isinstance(action, Agent):
-            outcomes = self._play(self._to_tensor(action))
-            events = self._close()
+            outcomes = self._play(timeline, self._to_tensor(action))
+            events = self._close(timeline)
             outcomes += self._flush()
             told = [masked for event in events if (masked := self._masked(event)) is not None]
-            info = self._info(told)
+            info = self._info(timeline, told)
             info["outcomes"] = tuple(_outcome_to_numpy(outcome) for outcome in outcomes)
             if outcomes and outcomes[-1].step == self._step:
                 info["targets"] = info["outcomes"][-1]["y"]
-            return self.observation, -self._loss, *self._over(), info
+            return self.observation, -self._loss, *_over(timeline), info
         if action.process != os.getpid():
             raise ClenvError(
                 "this agent was made in another process, where its owner would never see what it learns here: "
@@ -468,16 +470,16 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
             self._deliver(action, self._undelivered)
             self._undelivered = []
         figures = None
-        for outcome in self._play(action.step(self._observation)):
+        for outcome in self._play(timeline, action.step(self._observation)):
             figures = action.observe(outcome)
-        events = self._close()
+        events = self._close(timeline)
         if events:
             self._deliver(action, events)
-        for outcome in self._flush():
+        for outcome in self._flush() if self._pending else ():
             figures = action.observe(outcome)
-        info = self._info(events)
+        info = self._info(timeline, events)
         info["figures"] = figures
-        return self._observation, -self._loss, *self._over(), info
+        return self._observation, -self._loss, *_over(timeline), info
 
     # One turn
 
@@ -489,10 +491,9 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         self._shown = shown = self._tasks[current.task]
         rows = self._batches.rows(shown.train, current.number, timeline.position)
         self._x, self._y = shown.minibatch(rows)
-        given = self.settings.task_labels == "given"
         self._observation = {
             "x": self._x,
-            "task": current.task if given else -1,
+            "task": current.task if self._given else -1,
             "position": timeline.position,
         }
 
@@ -504,45 +505,43 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
             )
         return torch.as_tensor(action, device=self._device).detach()
 
-    def _play(self, predictions: Tensor) -> list[Outcome]:
+    def _play(self, timeline: Timeline, predictions: Tensor) -> list[Outcome]:
         """Score predictions and return the targets that are revealed now."""
-        timeline, shown, y = self.timeline, self._shown, self._y
-        if predictions.shape != self.action_space.shape or not predictions.is_floating_point():
+        step, shown, y = timeline.step, self._shown, self._y
+        if predictions.shape != self._form or not predictions.is_floating_point():
             raise PredictionError(
-                f"step {timeline.step}: predictions of shape {tuple(predictions.shape)} and type {predictions.dtype}, "
+                f"step {step}: predictions of shape {tuple(predictions.shape)} and type {predictions.dtype}, "
                 f"expected floating-point numbers of shape {self.action_space.shape}"
             )
-        outputs = self.stream_spec.outputs(timeline.round.task)
-        if outputs != predictions.shape[1]:
+        outputs = shown.outputs
+        if outputs != self._form[1]:
             predictions = predictions[:, :outputs]
         if shown.task.loss == "mse":
             loss, accuracy = F.mse_loss(predictions, y), math.nan
         else:
             loss = F.cross_entropy(predictions, y)
-            accuracy = (predictions.argmax(1) == y).count_nonzero().item() / self.settings.batch_size
+            accuracy = (predictions.argmax(1) == y).count_nonzero().item() / self._form[0]
         value = loss.item()
         self._loss, self._accuracy = value, accuracy
-        if timeline.step >= 0:
+        if step >= 0:
             self.score.add(value, accuracy)
         if not math.isfinite(value):
-            self.score.diverged, timeline.finished = timeline.step, "diverged: the loss is not finite"
+            self.score.diverged, timeline.finished = step, "diverged: the loss is not finite"
             return []
-        if self.settings.label_delay:
-            current = timeline.round
-            self._pending.append((timeline.step, current.task, current.number, timeline.position, value))
-            due = self._pending[0][0] <= timeline.step - self.settings.label_delay
+        current = timeline.round
+        if self._delay:
+            self._pending.append((step, current.task, current.number, timeline.position, value))
+            due = self._pending[0][0] <= step - self._delay
             return [self._late(*self._pending.popleft())] if due else []
-        told = None if self.settings.task_labels == "hidden" else timeline.round.task
-        return [Outcome(timeline.step, self._x, y, told, outputs, loss)]
+        return [Outcome(step, self._x, y, None if self._hidden else current.task, outputs, loss)]
 
     def _late(self, step: int, task: int, k: int, position: int, value: float) -> Outcome:
         """Take out an earlier minibatch again: it is a function of its place."""
         shown = self._tasks[task]
         rows = self._batches.rows(shown.train, k, position)
-        told = None if self.settings.task_labels == "hidden" else task
-        outputs = self.stream_spec.outputs(task)
         x, y = shown.minibatch(rows)
-        return Outcome(step, x, y, told, outputs, torch.tensor(value, device=self._device))
+        loss = torch.tensor(value, device=self._device)
+        return Outcome(step, x, y, None if self._hidden else task, shown.outputs, loss)
 
     def _flush(self) -> list[Outcome]:
         """Return the outcomes still pending when the stream is over."""
@@ -552,9 +551,8 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         self._pending.clear()
         return outcomes
 
-    def _close(self) -> Sequence[Event]:
+    def _close(self, timeline: Timeline) -> Sequence[Event]:
         """Let the events of this step fall, and move on to the next."""
-        timeline = self.timeline
         self._step = timeline.step
         if timeline.finished is not None:
             return ()
@@ -604,7 +602,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
                 return replace(event, task=None, occurrence=None)
         return None if isinstance(event, Refusal) else event
 
-    def _info(self, events: Sequence[Event]) -> dict[str, Any]:
+    def _info(self, timeline: Timeline, events: Sequence[Event]) -> dict[str, Any]:
         info: dict[str, Any] = {
             "step": self._step,
             "loss": self._loss,
@@ -612,13 +610,9 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         }
         if not math.isnan(self._accuracy):
             info["accuracy"] = self._accuracy
-        if self.timeline.finished is not None:
-            info["reason"] = self.timeline.finished
+        if timeline.finished is not None:
+            info["reason"] = timeline.finished
         return info
-
-    def _over(self) -> tuple[bool, bool]:
-        timeline = self.timeline
-        return timeline.finished is not None and not timeline.truncated, timeline.truncated
 
     @property
     def observation(self) -> dict[str, Any]:
@@ -801,7 +795,7 @@ class _Shown:
     """A task as the environment shows it: data on the device, labels local or global."""
 
     def __init__(self, task: Task, device: torch.device, labels: Tensor | None) -> None:
-        self.task = task
+        self.task, self.outputs = task, task.outputs
         self._splits = {name: split.to(device) for name, split in task.splits().items()}
         self.train = self._splits["train"]
         self._inputs, self._targets = self.train.inputs, self.train.targets
@@ -876,6 +870,11 @@ def _class_names(task: Task) -> list[str]:
     if task.classes is not None:
         return list(task.classes)
     return [f"{task.id}/{number}" for number in range(task.outputs)]
+
+
+def _over(timeline: Timeline) -> tuple[bool, bool]:
+    """Return whether the stream terminated, and whether it was truncated."""
+    return timeline.finished is not None and not timeline.truncated, timeline.truncated
 
 
 def _outcome_to_numpy(outcome: Outcome) -> dict[str, Any]:
