@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -58,6 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = app.cli(
             prog="clenv", description="A world of tasks that return and are unlearned.", args=words, registry=_KINDS
         )
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of the output left, as `head` does: nothing more can be said
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
     except (ClenvError, gymnasium.error.Error, OSError) as error:
         sys.stderr.write(f"clenv: {' '.join(str(error).split())}\n")
         code = 2
