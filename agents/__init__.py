@@ -13,6 +13,9 @@ for _name, _path in {
     "c-maml": "clenv.agents.c_maml:CMAML",
     "finetune": "clenv.agents.finetune:Finetune",
     "hat": "clenv.agents.hat:HAT",
+    "hnet": "clenv.agents.hnet:HNET",
+    "hnet-ent": "clenv.agents.hnet:HNETEntropy",
+    "hnet-online": "clenv.agents.hnet_online:HNETOnline",
     "independent": "clenv.agents.independent:Independent",
     "meta-mask": "clenv.agents.meta_mask:MetaMask",
 }.items():

@@ -18,13 +18,16 @@ from torch import Tensor, nn
 from clenv.errors import SettingsError
 from clenv.settings import check_choices
 
+Activation = Literal["relu", "sigmoid"]
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "sigmoid": torch.sigmoid}
+"""The nonlinearities by name."""
 Norm = Callable[[int, Tensor], Tensor]
 """Normalises the pre-activations of a layer, given its number: a task's own set of statistics, say."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of units: dense, or convolutional (stride 1, same size, then max-pooling); ReLU follows.
+    """One layer of units: dense, or convolutional (stride 1, same size, then max-pooling).
 
     Attributes:
         kind: ``dense`` or ``conv``.
@@ -56,9 +59,11 @@ class Backbone:
 
     Attributes:
         layers: The layers, ``l = 1..L``.
+        activation: What follows each layer.
     """
 
     layers: tuple[Layer, ...]
+    activation: Activation = "relu"
 
     @cached_property
     def units(self) -> list[int]:
@@ -93,12 +98,12 @@ class Backbone:
             biases: One tensor a layer, shape ``(n_l,)``.
             unit_masks: What each unit's output is multiplied with: one tensor a layer, shape ``(n_l,)``, or
                 ``(n, n_l)`` for masks of single examples; None: no mask.
-            norm: Normalisation before the ReLU; None: none.
+            norm: Normalisation before the activation; None: none.
 
         Returns:
             Shape ``(n, n_L)``, or ``(n, n_L, height, width)`` if the last layer is a convolution.
         """
-        h = x
+        h, activate = x, ACTIVATIONS[self.activation]
         for number, layer in enumerate(self.layers):
             convolves = layer.kind == "conv"
             if convolves:
@@ -107,7 +112,7 @@ class Backbone:
                 h = F.linear(h if h.dim() == 2 else h.flatten(1), weights[number], biases[number])
             if norm is not None:
                 h = norm(number, h)
-            h = torch.relu(h)
+            h = activate(h)
             if convolves and layer.pool > 1:
                 h = F.max_pool2d(h, layer.pool)
             if unit_masks is not None:
@@ -173,6 +178,8 @@ class Architecture:
     """Units of each dense layer."""
     channels: tuple[int, ...] = (16, 32)
     """Channels of each convolution, 3 by 3, each followed by max-pooling by 2; ``conv`` only."""
+    activation: Activation = "relu"
+    """Nonlinearity after each layer."""
 
     def __post_init__(self) -> None:
         """Check the choices and sizes."""
@@ -189,7 +196,7 @@ class Architecture:
             SettingsError: ``conv`` was chosen, but the inputs are no images, or too small.
         """
         if self.backbone == "mlp":
-            return Backbone(_dense(math.prod(input_shape), self.hidden))
+            return Backbone(_dense(math.prod(input_shape), self.hidden), self.activation)
         if len(input_shape) != 3:
             raise SettingsError(
                 f"backbone='conv' needs images of shape (channels, height, width), not inputs of shape "
@@ -205,7 +212,8 @@ class Architecture:
         pairs = zip((inputs, *self.channels), self.channels, strict=False)
         convolutions = tuple(Layer("conv", *pair) for pair in pairs)
         positions = (height // shrink) * (width // shrink)
-        return Backbone(convolutions + _dense(self.channels[-1] * positions, self.hidden, repeat=positions))
+        dense = _dense(self.channels[-1] * positions, self.hidden, repeat=positions)
+        return Backbone(convolutions + dense, self.activation)
 
 
 def _dense(inputs: int, hidden: Sequence[int], repeat: int = 1) -> tuple[Layer, ...]:

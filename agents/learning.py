@@ -118,9 +118,9 @@ def told(task: int | None, agent: Agent) -> int:
 
 
 def set_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
-    """Hand gradients to an optimiser."""
+    """Hand gradients to an optimiser; fused ones read them in memory order, so that views are copied."""
     for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
+        parameter.grad = gradient.contiguous()
 
 
 class Protection(Protocol):

@@ -10,6 +10,15 @@ if __name__ != "clenv.scenarios":
 _RECURRING = {"alpha": 0.9, "round_length": 10, "horizon": 3000}
 _SEED_TASK = {"schedule": ("class-1", "class-0"), "round_length": 9, "batch_size": 100}
 _BLIND = {"paradigm": "domain", "task_labels": "hidden", "announce_switches": False}
+_LINE = _RECURRING | {"paradigm": "domain", "batch_size": 20}
+_VON_OSWALD = {  # x + 3, 2x^2 - 1, (x - 3)^3
+    "coefficients": ((1, 3), (2, 0, -1), (1, -9, 27, -27)),
+    "intervals": ((-4, -2), (-1, 1), (2, 4)),
+    "noise": (0.05, 0.05, 0.05),
+    "points": 100,
+    "test_points": 50,
+    "held_out": "true",
+}
 _PUBLISHED = {"alpha": 0.9, "switch": "any", "sampling": "balanced", "batch_size": 25, "horizon": 10_000}
 
 _SCENARIOS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -19,6 +28,11 @@ _SCENARIOS: dict[str, tuple[str, dict[str, Any]]] = {
     "PermutedDigits": ("digits:permuted_digits", _RECURRING),
     "SplitFashionMNIST": ("fashion_mnist:split_fashion_mnist", _RECURRING),
     "PermutedFashionMNIST": ("fashion_mnist:permuted_fashion_mnist", _RECURRING),
+    "ToyPolynomial": ("toy_regression:toy_polynomial", _LINE),
+    "ToyThreePolynomials": ("toy_regression:toy_polynomial", _LINE | _VON_OSWALD),
+    "ToyRBF": ("toy_regression:toy_basis", _LINE | {"basis": "rbf"}),
+    "ToySigmoid": ("toy_regression:toy_basis", _LINE | {"basis": "sigmoid"}),
+    "ToyFourier": ("toy_regression:toy_basis", _LINE | {"basis": "fourier"}),
     "OsakaEpisodic": ("osaka_episodic:osaka_episodic", _PUBLISHED | _BLIND),
 }
 for _name, (_path, _defaults) in _SCENARIOS.items():

@@ -8,12 +8,15 @@ from small_fashion import write_fashion_mnist
 from clenv.registry import agent_class, agent_names, scenario_ids
 from clenv.testing import Check, check_agent, check_scenario
 
+QUICK = {"hnet": {"erasure_steps": 3}, "hnet-ent": {"erasure_steps": 3}, "hnet-online": {"erasure_steps": 3}}
+"""Hyperparameters that spare time, by agent."""
+
 
 def checks() -> Iterator[tuple[str, Check]]:
     """Yield the checks of all that is built in; other tests register agents and scenarios of their own."""
     for name in agent_names():
         if agent_class(name).__module__.startswith("clenv.agents."):
-            yield from ((name, check) for check in check_agent(name))
+            yield from ((name, check) for check in check_agent(name, **QUICK.get(name, {})))
     for name in scenario_ids():
         if name.startswith("clenv/"):
             yield from ((name, check) for check in check_scenario(name))

@@ -65,3 +65,18 @@ def test_meta_mask_draws_its_pictures(tmp_path, capsys):
     assert "no mask, its best rate" in capsys.readouterr().out
     pictures = {file.name for file in tmp_path.iterdir()}
     assert pictures == {"data.png", "curves.png", "masks.png", "comparison.png"}
+
+
+def test_toy_regression(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["toy_regression.py", "ToyPolynomial"])
+    assert "ToyPolynomial  task 1, task 2:" in run("toy_regression", capsys)
+    pictures = {path.name for path in (tmp_path / "runs" / "toy_regression").iterdir()}
+    assert pictures == {"ToyPolynomial.png", "ToyPolynomial.gif"}
+
+
+def test_hnet_toy(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["hnet_toy.py", "40"])
+    assert "beta = 0.005" in run("hnet_toy", capsys)
+    assert (tmp_path / "runs" / "hnet_toy" / "curves.png").exists()

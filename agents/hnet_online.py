@@ -1,0 +1,220 @@
+"""A hypernetwork on a stream that never tells the task: slots found, left and found again by their loss.
+
+Each slot holds what `HNET` keeps of a task. A slot is left when its loss leaves the range it had, or when a switch is
+announced; the next targets then choose the slot that fits them best under its stored weights, or a free one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clenv.agent import Outcome
+from clenv.errors import SettingsError
+from clenv.events import Exactness, Receipt, UnlearnRequest
+from clenv.settings import StreamSpec
+
+from .hnet import HNET
+
+
+class Record(TypedDict):
+    """What is known of a slot's losses.
+
+    Attributes:
+        mean: Running mean ``mu``.
+        variance: Running variance ``sigma^2``.
+        count: Losses seen.
+        spans: First and last step of each stretch of the stream that the slot was active in.
+    """
+
+    mean: float
+    variance: float
+    count: int
+    spans: list[list[int]]
+
+
+class HNETOnline(HNET):
+    """`HNET` with slots instead of tasks; it is never told the task, before or after.
+
+    Steps whose loss is surprising are not learned from until the switch is certain, so that no target holds them. A
+    slot left too soon keeps the target it had, and the regulariser pulls it back. If all slots are taken, the one that
+    fits best is used.
+
+    A request names steps of the stream: every slot that was active in one of them is removed, whatever else it holds,
+    so that nothing of the removed visits is kept where tasks were mixed up (level L1).
+
+    Attributes:
+        records: What is known of each slot's losses.
+        active: The slot that answers; None before the first targets.
+        surprises: Surprising steps in a row.
+        stay: Steps learned since the slot was chosen.
+    """
+
+    @dataclass(frozen=True)
+    class Hyperparameters(HNET.Hyperparameters):
+        """Of `HNETOnline`."""
+
+        kappa: float = 5.0
+        """A loss is surprising above the slot's mean plus this many standard deviations."""
+        patience: int = 2
+        """Surprising steps in a row that make a switch."""
+        clean: int = 10
+        """Steps that a slot must have learned before its losses tell whether a task fits, or its target is renewed."""
+        smoothing: float = 0.9
+        """Weight of the past in running mean and variance of the loss."""
+        max_slots: int = 20
+        """Largest number of slots."""
+
+        def __post_init__(self) -> None:
+            """Check the ranges."""
+            super().__post_init__()
+            for name in ("patience", "clean", "max_slots"):
+                if getattr(self, name) < 1:
+                    raise SettingsError(f"{name}={getattr(self, name)!r}: expected a whole number >= 1")
+            if not 0 <= self.smoothing < 1:
+                raise SettingsError(f"smoothing={self.smoothing!r}: expected a number in [0, 1)")
+            if not self.kappa > 0:
+                raise SettingsError(f"kappa={self.kappa!r}: expected a number > 0")
+
+    needs_task_labels = "never"
+
+    def __init__(
+        self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
+    ) -> None:
+        super().__init__(spec, seed=seed, device=device, **hyperparameters)
+        self.records: dict[int, Record] = {}
+        self.active: int | None = None
+        self.surprises = 0
+        self.stay = 0
+
+    # Answers: those of the active slot, whatever the input
+
+    def predict(self, x: Tensor, task: int | None = None) -> Tensor:
+        """Answer inputs with the active slot's network; a label is ignored."""
+        del task
+        return super().predict(x, self.active or 0)
+
+    def features(self, x: Tensor, task: int | None = None) -> Tensor:
+        """Return the output of the active slot's backbone."""
+        del task
+        return super().features(x, self.active or 0)
+
+    def step(self, observation: Mapping[str, Any]) -> Tensor:
+        """Answer with the active slot: before labels are known there is nothing to choose by."""
+        return self.predict(observation["x"])
+
+    # Learning
+
+    def observe(self, outcome: Outcome) -> Mapping[str, float] | None:
+        """Look whether the task has changed; learn, unless that is not certain yet."""
+        if self.running is not None and self._surprising(self._loss(self.forward(outcome.x), outcome).item()):
+            self.surprises += 1
+            self._note_step(self.running, outcome.step)
+            if self.surprises < self._hyper.patience:
+                return None
+            self._consolidate()
+        if self.running is None:
+            self._choose(outcome)
+        assert self.running is not None  # for the type checker: a slot was chosen
+        loss = self._loss(self.forward(outcome.x), outcome)
+        self._note_step(self.running, outcome.step)
+        self._note_loss(self.running, loss.item())
+        self.surprises, self.stay = 0, self.stay + 1
+        return {**(self.learn(loss) or {}), "slot": self.running}
+
+    @staticmethod
+    def _loss(outputs: Tensor, outcome: Outcome) -> Tensor:
+        criterion = F.mse_loss if outcome.y.is_floating_point() else F.cross_entropy
+        return criterion(outputs[:, : outcome.outputs], outcome.y)
+
+    def _bound(self, slot: int) -> float:
+        """Return ``mu + kappa sigma``, up to which a loss fits a slot."""
+        record = self.records[slot]
+        return record["mean"] + float(self._hyper.kappa) * math.sqrt(record["variance"])
+
+    def _surprising(self, loss: float) -> bool:
+        """Whether the running slot's loss says that the task has changed; not asked where switches are announced."""
+        assert self.running is not None  # for the type checker
+        known = self.records[self.running]["count"] >= self._hyper.clean
+        return known and not self._announced and loss > self._bound(self.running)
+
+    @torch.no_grad()
+    def _choose(self, outcome: Outcome) -> None:
+        """Enter the slot that fits best under its stored weights, if any fits; else a free one, if any is left."""
+        losses = {
+            number: self._loss(self._target.answer(outcome.x, slot["target"]), outcome).item()
+            for number, slot in self.slots.items()
+            if slot["target"] is not None
+        }
+        known = [number for number in losses if self.records[number]["count"] >= self._hyper.clean]
+        fitting = [number for number in known if losses[number] <= self._bound(number)]
+        if not fitting and (len(self.slots) < self._hyper.max_slots or not losses):
+            number = len(self.slots)
+            self.records[number] = Record(mean=0.0, variance=0.0, count=0, spans=[])
+        else:
+            number = min(fitting or losses, key=losses.__getitem__)
+        self.stay = 0
+        self.active = number
+        self.enter(number)
+
+    def _note_step(self, slot: int, step: int) -> None:
+        spans = self.records[slot]["spans"]
+        if spans and spans[-1][1] >= step - 1:
+            spans[-1][1] = step
+        else:
+            spans.append([step, step])
+
+    def _note_loss(self, slot: int, loss: float) -> None:
+        record = self.records[slot]
+        record["count"] += 1
+        rate = max(1 / record["count"], 1 - self._hyper.smoothing)
+        change = loss - record["mean"]
+        record["mean"] += rate * change
+        record["variance"] = (1 - rate) * (record["variance"] + rate * change**2)
+
+    def _consolidate(self) -> None:
+        """Store the slot's target, unless it was left too soon and has one already."""
+        too_soon = not self._announced and self.stay < self._hyper.clean
+        if too_soon and self.running is not None and self.slots[self.running]["target"] is not None:
+            self.running = None
+        else:
+            super()._consolidate()
+
+    # Unlearning
+
+    def _slots_of(self, request: UnlearnRequest) -> list[int]:
+        """Return the slots that were active in one of the visits to be removed."""
+        return [
+            number
+            for number, record in self.records.items()
+            if any(a <= last and first <= b for a, b in record["spans"] for first, last in request.steps)
+        ]
+
+    def unlearn(self, request: UnlearnRequest) -> Receipt:
+        """Remove the slots that the visits reached; other tasks in them go too, which no receipt can name."""
+        if not self._slots_of(request):
+            return Receipt(Exactness.UNSUPPORTED, detail="no slot was active in these visits, or it is gone already")
+        receipt = super().unlearn(request)
+        if self.active not in self.slots:
+            self.active, self.surprises, self.stay = None, 0, 0
+        self._renumber()
+        others = tuple(task for task in range(self._spec.tasks or 0) if task not in request.tasks)
+        return replace(receipt, level=Exactness.INTERFACE, changed=others)
+
+    def _renumber(self) -> None:
+        """Close the gaps that removed slots left, so that no number tells of them; in provenances they become -1."""
+        new = {old: number for number, old in enumerate(self.slots)}
+        self.slots = {new[old]: slot for old, slot in self.slots.items()}
+        for slot in self.slots.values():
+            slot["provenance"] = sorted({new.get(old, -1) for old in slot["provenance"]})
+        self.optimizers = {new[old]: self.optimizers[old] for old in new}
+        self.records = {new[old]: self.records[old] for old in new}
+        self.seen = sorted({new.get(old, -1) for old in self.seen})
+        self.running = None if self.running is None else new[self.running]
+        self.active = None if self.active is None else new[self.active]

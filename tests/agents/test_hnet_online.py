@@ -1,0 +1,128 @@
+"""Facts about slots: that switches are found, tasks found again, and removed visits removed."""
+
+import pytest
+import torch
+
+import clenv
+from clenv.agent import Outcome
+from clenv.agents.hnet_online import HNETOnline
+from clenv.errors import SettingsError
+from clenv.events import Exactness, UnlearnRequest
+
+ROUND = 60
+
+
+def lived(schedule, *, announced, steps=None, **hyper):
+    env = clenv.make(
+        "clenv/PermutedDigits-v0",
+        n_tasks=3,
+        schedule=schedule,
+        round_length=ROUND,
+        batch_size=32,
+        horizon=None,
+        paradigm="domain",
+        task_labels="hidden",
+        announce_switches=announced,
+    ).unwrapped
+    agent = clenv.make_agent("hnet-online", env, hidden=(50,), learning_rate=5e-3, **hyper)
+    env.reset(seed=0)
+    slots = []
+    while env.timeline.finished is None and (steps is None or len(slots) < steps):
+        figures = env.step(agent)[-1]["figures"]
+        slots.append(figures and int(figures["slot"]))
+    return env, agent, slots
+
+
+def test_announced_switches_lead_to_new_slots_and_back_to_old_ones():
+    _, agent, slots = lived((0, 1, 2, 1, 0), announced=True)
+    assert [slots[n * ROUND] for n in range(5)] == [0, 1, 2, 1, 0]
+    assert all(len(set(slots[n * ROUND : (n + 1) * ROUND])) == 1 for n in range(5))
+    assert agent.records[1]["spans"] == [[ROUND, 2 * ROUND - 1], [3 * ROUND, 4 * ROUND - 1]]
+
+
+def test_switches_are_detected_and_surprising_steps_are_not_learned_from():
+    _, _, slots = lived((0, 1, 2), announced=False)
+    for switch in (ROUND, 2 * ROUND):
+        assert slots[switch] is None  # the first surprise is waited for,
+        assert slots[switch + 1] not in {None, slots[switch - 1]}  # the second makes the switch
+    assert slots[ROUND - 1] != slots[-1]
+
+
+def test_without_patience_a_surprise_makes_the_switch():
+    _, _, slots = lived((0, 1), announced=False, steps=ROUND + 1, patience=1)
+    assert None not in slots
+    assert slots[ROUND] != slots[ROUND - 1]
+
+
+def small(**hyper):
+    spec = clenv.make("clenv/ManyGaussians-v0", paradigm="domain", task_labels="hidden").unwrapped.stream_spec
+    return HNETOnline(spec, hidden=(8,), **hyper)
+
+
+def outcome(step, x, y):
+    return Outcome(step, torch.tensor(x), torch.tensor(y), None, 2, torch.tensor(0.0))
+
+
+def test_a_slot_left_too_soon_keeps_its_target():
+    agent = small(clean=3)
+    agent._announced = False
+    one = outcome(0, [[0.5, 0.5]], [0])
+    for _ in range(4):
+        agent.observe(one)
+    agent._consolidate()
+    target = agent.slots[0]["target"].clone()
+    agent.records[0]["mean"] = 10.0  # whatever comes fits
+    for steps, same in ((2, True), (3, False)):
+        for _ in range(steps):
+            agent.observe(one)
+        assert agent.running == 0
+        agent._consolidate()
+        assert torch.equal(agent.slots[0]["target"], target) is same
+
+
+def test_when_all_slots_are_taken_the_best_is_used():
+    agent = small(max_slots=1, clean=1)
+    agent.observe(outcome(0, [[0.5, 0.5]], [0]))
+    agent._consolidate()
+    agent.observe(outcome(1, [[-9.0, 9.0]], [1]))
+    assert list(agent.slots) == [0]
+
+
+def test_running_moments_are_those_of_the_losses():
+    agent = small(smoothing=0.0)
+    agent.observe(outcome(0, [[0.5, 0.5]], [0]))
+    agent.records[0] = {"mean": 0.0, "variance": 0.0, "count": 0, "spans": []}
+    smooth = small(smoothing=0.999)
+    smooth.records[0] = {"mean": 0.0, "variance": 0.0, "count": 0, "spans": []}
+    losses = [3.0, 1.0, 4.0, 1.0, 5.0]
+    for loss in losses:
+        smooth._note_loss(0, loss)
+        agent._note_loss(0, loss)
+    assert smooth.records[0]["mean"] == pytest.approx(sum(losses) / 5)
+    assert smooth.records[0]["variance"] == pytest.approx(torch.tensor(losses).var(correction=0).item())
+    assert smooth._bound(0) == pytest.approx(2.8 + 5 * torch.tensor(losses).std(correction=0).item())
+    assert agent.records[0]["mean"] == 5.0  # no memory: the last one
+
+
+def test_a_request_removes_every_slot_that_its_visits_reached():
+    _, agent, _ = lived((0, 1, 2), announced=True, erasure_steps=3)
+    embedding = agent.slots[1]["e"].detach().clone()
+    receipt = agent.unlearn(UnlearnRequest(180, (1,), ((1, 1),), ((ROUND, 2 * ROUND - 1),)))
+    again = agent.unlearn(UnlearnRequest(180, (1,), ((1, 1),), ((ROUND, 2 * ROUND - 1),)))
+    assert (receipt.level, again.level) == (Exactness.INTERFACE, Exactness.UNSUPPORTED)
+    assert receipt.changed == (0, 2)
+    assert list(agent.slots) == list(agent.records) == [0, 1]  # renumbered
+    assert agent.records[1]["spans"] == [[2 * ROUND, 3 * ROUND - 1]]
+    assert agent.slots[1]["provenance"] == [-1, 0]
+    assert agent.active == 1
+    assert not any(torch.equal(slot["e"], embedding) for slot in agent.slots.values())
+    agent.unlearn(UnlearnRequest(180, (0,), ((0, 1),), ((ROUND - 1, ROUND - 1),)))
+    assert list(agent.slots) == [0]
+    assert agent.active == 0
+
+
+@pytest.mark.parametrize("options", [{"patience": 0}, {"smoothing": 1.0}, {"kappa": 0}, {"max_slots": 0}])
+def test_bad_hyperparameters_are_refused(options):
+    (name,) = options
+    with pytest.raises(SettingsError, match=f"{name}={options[name]!r}: expected"):
+        HNETOnline.Hyperparameters(**options)
