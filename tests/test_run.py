@@ -431,19 +431,23 @@ def test_tensorboard_shows_curves_events_pictures_and_hyperparameters(tmp_path):
 def test_tensorboard_forgets_what_lies_beyond_the_checkpoint(tmp_path, monkeypatch, tiny_world, checkpoint):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    def resume():
+        time.sleep(1.1 - time.time() % 1)  # TensorBoard orders the files of a folder by the second they were begun
+        return clenv.resume(tmp_path / "run")
+
     *_, records = start(tmp_path / "run", log_every=10)
     for _ in range(checkpoint):
         next(records)
     if checkpoint:
         records.close()
-        records = clenv.resume(tmp_path / "run")
+        records = resume()
     for _ in range(30):
         next(records)
     with monkeypatch.context() as patch:
         patch.setattr(tiny_world.Tiny, "observe", None)
         with pytest.raises(TypeError):
             next(records)
-    list(clenv.resume(tmp_path / "run"))
+    list(resume())
     log = EventAccumulator(str(tmp_path / "run/tensorboard"), size_guidance={"tensors": 0})
     log.Reload()
     assert [point.step for point in log.Scalars("online/loss")] == list(range(9, 120, 10))
