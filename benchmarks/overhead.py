@@ -26,7 +26,7 @@ TARGET = 1.05
 TASKS, CLASSES, ROWS = 5, 10, 2000
 ROUND = 50  # minibatches a round
 YOUNG, FAR = 10, 100_000  # steps of the stream
-BLOCK, PAIRS = 20, 40
+BLOCK, PAIRS = 5, 160
 
 
 class Case(NamedTuple):

@@ -50,7 +50,7 @@ from clenv.requests import RecordedPermanence, Requests
 from clenv.rng import generator
 from clenv.score import Score
 from clenv.settings import Settings, StreamSpec, expected_occurrences
-from clenv.stream import ContextPlan, OsakaPlan, Plan, PretrainedPlan, RecordedPlan, ScriptedPlan
+from clenv.stream import ContextPlan, OsakaPlan, Plan, PretrainedPlan, RecordedPlan, Round, ScriptedPlan
 from clenv.task import Contexts, Scenario, Split, Task
 from clenv.timeline import Recording, Timeline
 
@@ -58,6 +58,7 @@ Learner = Agent | Callable[[Tensor, int | None], Tensor]
 _RECENT = 64  # endless contexts whose tasks are kept; older ones are restored from their ids
 _LARGEST = float(np.finfo(np.float32).max)  # Gymnasium wants finite bounds: every finite input is within
 _LARGE = 1e6  # sampled predictions have a finite loss; larger ones are not refused
+_TOGETHER = 16  # minibatches of a round that are taken out at once
 _ENDLESS = 2**31  # upper end of task indices where the number of tasks is not known
 
 
@@ -299,6 +300,8 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         """Make everything that is a function of the seed."""
         settings = self.settings
         self._seed = seed
+        self._taken: tuple[int, int] | None = None
+        self._minibatches: list[tuple[Tensor, Tensor]] = []
         self.score = Score()
         self.receipts = []
         self._pending: deque[tuple[int, int, int, int, float]] = deque()
@@ -488,14 +491,26 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         timeline = self._timeline
         assert timeline is not None  # for the type checker: called after reset
         current = timeline.round
-        self._shown = shown = self._tasks[current.task]
-        rows = self._batches.rows(shown.train, current.number, timeline.position)
-        self._x, self._y = shown.minibatch(rows)
+        part, place = divmod(timeline.position, _TOGETHER)
+        if self._taken != (current.number, part):
+            self._take(current, part)
+        self._x, self._y = self._minibatches[place]
         self._observation = {
             "x": self._x,
             "task": current.task if self._given else -1,
             "position": timeline.position,
         }
+
+    def _take(self, current: Round, part: int) -> None:
+        """Take out some minibatches of a round together: one copy, cut into views."""
+        self._taken = (current.number, part)
+        self._shown = shown = self._tasks[current.task]
+        places = range(part * _TOGETHER, min((part + 1) * _TOGETHER, current.steps))
+        rows = [self._batches.rows(shown.train, current.number, place) for place in places]
+        x, y = shown.minibatch(rows[0] if len(rows) == 1 else torch.cat(rows))
+        xs = x.reshape(len(rows), -1, *x.shape[1:]).unbind()
+        ys = y.reshape(len(rows), -1, *y.shape[1:]).unbind()
+        self._minibatches = list(zip(xs, ys, strict=True))
 
     def _to_tensor(self, action: Any) -> Tensor:
         if not isinstance(action, np.ndarray | Tensor):
