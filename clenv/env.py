@@ -491,14 +491,15 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         timeline = self._timeline
         assert timeline is not None  # for the type checker: called after reset
         current = timeline.round
-        part, place = divmod(timeline.position, _TOGETHER)
+        position = min(timeline.position, current.steps - 1)  # a restored stream may be over: its last minibatch
+        part, place = divmod(position, _TOGETHER)
         if self._taken != (current.number, part):
             self._take(current, part)
         self._x, self._y = self._minibatches[place]
         self._observation = {
             "x": self._x,
             "task": current.task if self._given else -1,
-            "position": timeline.position,
+            "position": position,
         }
 
     def _take(self, current: Round, part: int) -> None:
