@@ -11,6 +11,8 @@ for _name, _path in {
     "blind-last": "clenv.agents.blind:BlindLast",
     "blind-task": "clenv.agents.blind:BlindTask",
     "c-maml": "clenv.agents.c_maml:CMAML",
+    "ewc": "clenv.agents.ewc:EWC",
+    "ewc-online": "clenv.agents.ewc:OnlineEWC",
     "finetune": "clenv.agents.finetune:Finetune",
     "hat": "clenv.agents.hat:HAT",
     "hnet": "clenv.agents.hnet:HNET",

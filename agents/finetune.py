@@ -62,6 +62,13 @@ class Finetune(Learner):
         shape = (self._spec.output_size, self._backbone.features)
         return list(initial_affine(shape, self.generator("head", slot), self._device))
 
+    def drop_head(self, slot: int) -> None:
+        """Forget a head, with the optimiser's state of it; the optimiser starts anew if the head is in use."""
+        self.heads.pop(slot)
+        self.parked.pop(slot, None)
+        if slot == self.slot:
+            self.slot, self.optimizer = None, None
+
     # Answers
 
     @torch.no_grad()
