@@ -164,3 +164,17 @@ class Estimating(Anchored):
             for part, values in ((BACKBONE, means[:-2]), (slot, means[-2:])):
                 parts[part] = plus(parts[part], values) if part in parts else values
         return found
+
+    @torch.no_grad()
+    def accumulate(self, start: Start, size: Callable[[Tensor], Tensor], *, old: float = 1.0, new: float = 1.0) -> None:
+        """Let the importance be ``old`` times what it was plus ``new`` times `estimate`; anchor everything here.
+
+        A part that was not held before takes the estimate as it is.
+        """
+        for part, values in self.omega.items():
+            self.omega[part] = [old * value for value in values]
+        for parts in self.estimate(start, size).values():
+            for part, values in parts.items():
+                known = part in self.omega
+                self.omega[part] = plus(self.omega[part], [new * value for value in values]) if known else values
+        self.anchor = {part: [p.detach().clone() for p in self.parameters(part)] for part in self.omega}

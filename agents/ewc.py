@@ -31,7 +31,7 @@ PERMANENT = -1
 class Fisher(Estimation):
     """Of EWC: which Fisher information."""
 
-    strength: float = 1000.0
+    strength: float = 30.0
     """``lambda``; it has no universal scale: try powers of ten."""
     fisher: Literal["true", "empirical"] = "true"
     """``true``: targets as the network expects them, exactly; ``empirical``: the targets that came."""
@@ -43,7 +43,7 @@ def true_fisher(outputs: Tensor, y: Tensor) -> Tensor:
     A mean squared error over d outputs is ``-log p`` of a Gaussian with variance d/2: ``sqrt(2/d)`` for each output.
     """
     columns = outputs.shape[1]
-    each = torch.eye(columns, device=outputs.device)[:, None]
+    each = torch.eye(columns, dtype=outputs.dtype, device=outputs.device)[:, None]
     if y.is_floating_point():
         return each.expand(-1, len(outputs), -1) * math.sqrt(2 / columns)
     p = outputs.softmax(1)
@@ -97,15 +97,9 @@ class OnlineEWC(Estimating):
             if not 0 <= self.decay <= 1:
                 raise SettingsError(f"decay={self.decay!r}: expected a number in [0, 1]")
 
-    @torch.no_grad()
     def consolidate(self) -> None:
         """Add the segment's Fisher information, and anchor everything where it is now."""
-        for values in self.omega.values():
-            torch._foreach_mul_(values, self._hyper.decay)
-        for parts in self.estimate(_STARTS[self._hyper.fisher], torch.square).values():
-            for part, fisher in parts.items():
-                self.omega[part] = plus(self.omega[part], fisher) if part in self.omega else fisher
-        self.anchor = {part: [p.detach().clone() for p in self.parameters(part)] for part in self.omega}
+        self.accumulate(_STARTS[self._hyper.fisher], torch.square, old=self._hyper.decay)
 
 
 class EWC(Estimating):
