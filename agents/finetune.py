@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clenv.rng import torch_generator
 from clenv.settings import StreamSpec
 
 from .backbone import Backbone, initial_affine
@@ -51,6 +52,10 @@ class Finetune(Learner):
         if self.slot is not None:
             self._trained = [*self.weights, *self.biases, *self.heads[self.slot]]
             self.optimizer = self._hyper.make_optimizer(self._trained)
+
+    def generator(self, *purpose: int | str) -> torch.Generator:
+        """Return a generator for a purpose: also in subclasses that of `Finetune`, so that all start from one network."""
+        return torch_generator(self._seed, Finetune.__name__, *purpose)
 
     def _slot(self, task: int | None) -> int:
         return task if task is not None and self._head_per_task else 0

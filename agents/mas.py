@@ -35,8 +35,8 @@ class MAS(Estimating):
     class Hyperparameters(Estimation):
         """Of `MAS`."""
 
-        strength: float = 1.0
-        """``lambda``."""
+        strength: float = 0.03
+        """``lambda``; 1 is customary."""
         average: float | None = None
         """``alpha`` in [0, 1): the importance becomes ``alpha`` times what it was plus ``1 - alpha`` times the
         segment's; None: the sum of all segments'."""

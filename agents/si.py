@@ -37,8 +37,8 @@ class SI(Anchored):
     class Hyperparameters(Anchoring):
         """Of `SI`."""
 
-        strength: float = 0.1
-        """``c``."""
+        strength: float = 10.0
+        """``c``; 0.1 is customary for long segments."""
         xi: float = 0.1
         """Damping of the division by the squared distance; it sets the scale of the importance."""
 
