@@ -54,7 +54,7 @@ class Finetune(Learner):
             self.optimizer = self._hyper.make_optimizer(self._trained)
 
     def generator(self, *purpose: int | str) -> torch.Generator:
-        """Return a generator for a purpose: also in subclasses that of `Finetune`, so that all start from one network."""
+        """Return a generator for a purpose; in subclasses that of `Finetune`, so that all start from one network."""
         return torch_generator(self._seed, Finetune.__name__, *purpose)
 
     def _slot(self, task: int | None) -> int:
