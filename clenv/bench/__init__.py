@@ -1,4 +1,4 @@
-"""The bench: suites of scenarios, agents and seeds, played by an engine into one folder, and tables over it."""
+"""The bench: many agents, scenarios and seeds; what came of them, and whether a difference is real."""
 
 from clenv.bench.suite import AgentEntry, EvaluationOptions, Limits, ScenarioEntry, Suite
 
