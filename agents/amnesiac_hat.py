@@ -15,7 +15,7 @@ from typing import Any, Literal, TypedDict
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from clenv.agent import Outcome, tensors
 from clenv.errors import SettingsError
@@ -23,7 +23,7 @@ from clenv.events import Exactness, Permanence, Receipt, UnlearnRequest
 from clenv.settings import StreamSpec
 
 from .adahat import AdaHAT, adjustment_rate
-from .learning import WriteProtection, set_gradients
+from .learning import WriteProtection, loss_of, set_gradients
 
 _REPAIR = -1  # stands for a task where a trace is a repair's
 _DISTIL, _LABELS = 0.5, 0.5  # weights of the two terms of a repair's loss, as in DER++
@@ -60,6 +60,38 @@ class Damage(TypedDict):
     since: list[int]
 
 
+class Backup(TypedDict):
+    """What a visit would have left in the weights that its task shares with an earlier one, had that not been there.
+
+    Attributes:
+        task: The earlier task.
+        reader: The task of the visit.
+        beside: Other tasks known then.
+        index: Entries of the shared parameters in the masks of both, int32.
+        values: What is to be added there to the traces of the visits that remain, float64.
+        applied: Whether the earlier task was unlearned, so that it is added.
+    """
+
+    task: int
+    reader: int
+    beside: list[int]
+    index: Tensor
+    values: Tensor
+    applied: bool
+
+
+def routed(units: Sequence[Tensor], backup: Sequence[Tensor], main: Sequence[Tensor]) -> list[Tensor]:
+    """Return parameters by which some units compute with a backup's weights and the others with those of the main path.
+
+    Args:
+        units: Which units, of each layer.
+        backup: Weights of all layers, then biases.
+        main: Likewise.
+    """
+    rows = [flags.view(-1, *[1] * (weight.dim() - 1)) for flags, weight in zip([*units, *units], main, strict=True)]
+    return [torch.where(*parts) for parts in zip(rows, backup, main, strict=True)]
+
+
 def compensated(values: Tensor, rates: Tensor, layer: Tensor) -> Tensor:
     """Return a trace as it would have been without the rates: ``Delta / a``.
 
@@ -85,9 +117,12 @@ class AmnesiacHAT(AdaHAT):
     later traces were made in the presence of the removed ones, and it is isolated (L2) or interface (L1) as in AdaHAT.
 
     A remaining task may read weights that a removed task occupied first. Its own updates there were small, by the
-    rate; *compensation* divides them by it. *Repair* trains these weights on a few
-    examples of the remaining tasks that read them. Each request undoes all repairs and makes them anew with the
-    examples of the tasks that then remain, so that no repair outlives an example that went into it.
+    rate. Three ways to make up for it: *compensation* divides the updates by the rate. *Backups* are networks trained
+    beside the main one, one for each task that may still be unlearned: a unit of that task has weights of its own in
+    its backup, every other unit those of the main network, which learns as if there were no backups; what the running
+    task reads of the units is kept when its visit ends, and put in place when the other task is removed. *Replay*
+    trains these weights on a few examples of the remaining tasks that read them. Each request undoes all repairs and
+    makes them anew from the examples and backups that no removed task went into.
 
     Attributes:
         visits: The task of each trace, in order; a request in the middle of a visit cuts its trace in two.
@@ -103,6 +138,11 @@ class AmnesiacHAT(AdaHAT):
         rate_steps: These steps.
         memories: Examples kept of each task, with ``replay``.
         damages: Where repair is needed, with ``replay``.
+        shadows: With ``backup``, the backups in training in the open segment, by the task they do without: all shared
+            parameters each.
+        shadow_optimizer: Over all of them.
+        shadow_steps: Its steps.
+        backups: What past segments left of them.
     """
 
     @dataclass(frozen=True)
@@ -114,6 +154,9 @@ class AmnesiacHAT(AdaHAT):
         by the mean rate that shrank them. No result exceeds the visit's largest unshrunk update in the layer."""
         prune: float = 0.0
         """At the end of a visit, undo updates smaller than this, and record none."""
+        backup: Literal["none", "before", "delete"] = "none"
+        """Train backups: none; from the initial weights and the traces before the task; or from all traces but its
+        own."""
         replay: int = 0
         """Examples kept of each task, to repair weights that it shared with a removed one; 0: no repair."""
         replay_steps: int = 50
@@ -127,6 +170,10 @@ class AmnesiacHAT(AdaHAT):
                     raise SettingsError(f"{name}={getattr(self, name)!r}: expected a number >= 0")
             if self.compensation == "none":
                 return
+            if self.backup != "none":
+                raise SettingsError(
+                    f"compensation={self.compensation!r} and backup={self.backup!r} mend the same weights: take one"
+                )
             if self.scale == "grad" and self.optimizer == "adam":
                 raise SettingsError(
                     f"compensation={self.compensation!r} undoes the rate, which optimizer='adam' with scale='grad' "
@@ -158,6 +205,10 @@ class AmnesiacHAT(AdaHAT):
         self.rate_steps = 0
         self.memories: dict[int, Memory] = {}
         self.damages: list[Damage] = []
+        self.shadows: dict[int, list[nn.Parameter]] = {}
+        self.shadow_optimizer: torch.optim.Optimizer | None = None
+        self.shadow_steps = 0
+        self.backups: list[Backup] = []
         layers = [torch.full_like(w, number % len(self.weights)) for number, w in enumerate(self._initial)]
         self._layer = self._flat(layers).long()
 
@@ -167,12 +218,16 @@ class AmnesiacHAT(AdaHAT):
     def _flat(parts: Sequence[Tensor]) -> Tensor:
         return torch.cat([part.detach().flatten() for part in parts])
 
+    def _parts(self, vector: Tensor) -> list[Tensor]:
+        """Cut a vector over all entries into parts shaped like the shared parameters (views)."""
+        parts = vector.split_with_sizes([parameter.numel() for parameter in self._initial])
+        return [part.view_as(parameter) for part, parameter in zip(parts, self._initial, strict=True)]
+
     @torch.no_grad()
     def _write(self) -> None:
         """Set the shared parameters to the rounded total."""
-        sizes = [parameter.numel() for parameter in self._shared]
-        for parameter, values in zip(self._shared, self.total.split_with_sizes(sizes), strict=True):
-            parameter.copy_(values.view_as(parameter))
+        for parameter, values in zip(self._shared, self._parts(self.total), strict=True):
+            parameter.copy_(values)
 
     def _live(self) -> Tensor:
         """Return which entries any task's output depends on, as the free reset sees it."""
@@ -204,8 +259,10 @@ class AmnesiacHAT(AdaHAT):
             return
         moves = self.annealing and self.tasks[task]["mask"] is not None
         counts = None if self._protection is None else self._counts
+        shadows = self.shadows
         super()._consolidate()
         self._record(task, counts)
+        self._keep_backups(task, shadows)
         self.rate_sums, self.rate_steps = [], 0
         if moves:
             self._trim()
@@ -266,11 +323,15 @@ class AmnesiacHAT(AdaHAT):
     def _start(self) -> Tensor:
         return self.base[0].clone() if self.base else self._flat(self._initial).double()
 
-    def _sum(self) -> Tensor:
-        """Return ``theta(0)`` and all traces, compensated, added up in order."""
+    def _sum(self, without: int | None = None) -> Tensor:
+        """Return ``theta(0)`` and all traces, compensated, added up in order; as if a task had been unlearned."""
         total = self._start()
-        for _, index, values in self._traces():
-            total[index] += values
+        for task, index, values in self._traces():
+            if task != without:
+                total[index] += values
+        for backup in self.backups:
+            if backup["applied"] or backup["task"] == without:
+                total[backup["index"].long()] += backup["values"]
         return total
 
     def _keep(self, kept: Tensor) -> None:
@@ -294,6 +355,9 @@ class AmnesiacHAT(AdaHAT):
         self._keep(live[self.index.long()])
         if self.base:
             self.base = [torch.where(live, self.base[0], self._flat(self._initial).double())]
+        for backup in self.backups:
+            kept = live[backup["index"].long()]
+            backup["index"], backup["values"] = backup["index"][kept], backup["values"][kept]
 
     def _fold(self) -> None:
         """Add the traces of permanent visits to the base, up to the first visit that may still be unlearned."""
@@ -308,8 +372,9 @@ class AmnesiacHAT(AdaHAT):
         self._drop([number < count for number in range(len(settled))])
 
     def on_permanence(self, event: Permanence) -> None:
-        """Keep the task's traces no longer apart than needed."""
+        """Keep the task's traces no longer apart than needed, and no backup of it."""
         self.permanent.append(event.task)
+        self.backups = [each for each in self.backups if each["applied"] or each["task"] != event.task]
         self._fold()
 
     # Unlearning
@@ -322,24 +387,31 @@ class AmnesiacHAT(AdaHAT):
         size, before = self.memory(), self._flat(self._shared)
         if self.running is not None and self.running not in removed:
             self._record(self.running, None if self._protection is None else self._counts)
+            if self.shadow_steps:
+                self._keep_backups(self.running, {task: self.shadows[task] for task in removed if task in self.shadows})
         damages = self._damaged(removed)
         receipt = super().unlearn(request)
         self._drop([task in removed or task == _REPAIR for task in self.visits])
         self.memories = {task: memory for task, memory in self.memories.items() if task in self.tasks}
         self.damages = damages
         self.rate_sums, self.rate_steps = [], 0
+        self._apply_backups(removed)
         self._trim()
         self.total = self._sum()
         self._write()
         self._fold()
         repaired, examples = self._repair()
         self._prepare()
+        self._open_shadows()
         moved = before != self._flat(self._shared)
         changed = [task for task in self.tasks if bool((moved & self._reads(task)).any())]
         level, detail = receipt.level, receipt.detail
         if changed and level is Exactness.ISOLATED:
             level, detail = Exactness.INTERFACE, "outputs of remaining tasks changed"
         detail += f"; {self._size([self.index, self.values, self.rates, self.base])} bytes of traces left"
+        replaced = sum(len(backup["index"]) for backup in self.backups if backup["applied"])
+        if replaced:
+            detail += f"; {replaced} weights set by backups"
         if examples:
             detail += f"; {repaired} weights repaired with examples of tasks {list(examples)}"
         samples = sum(examples.values())
@@ -361,10 +433,97 @@ class AmnesiacHAT(AdaHAT):
         # Where nothing was trained since, the drift that AdaHAT leaves behind is subtracted: HAT's level holds.
         return super()._level(() if self._untouched() else removed, readers)
 
+    # Backups
+
+    def enter(self, task: int | None) -> None:
+        """Open a segment as HAT does, and with it the backups of the tasks that may still be unlearned."""
+        if task is None or task != self.running:
+            super().enter(task)
+            self._open_shadows()
+
+    def rebuild(self) -> None:
+        """Make the optimisers anew."""
+        super().rebuild()
+        self._optimize_shadows()
+
+    def _optimize_shadows(self) -> None:
+        parameters = [parameter for shadow in self.shadows.values() for parameter in shadow]
+        self.shadow_optimizer = self._hyper.make_optimizer(parameters) if parameters else None
+
+    def _close(self) -> None:
+        self.shadows, self.shadow_optimizer, self.shadow_steps = {}, None, 0
+        super()._close()
+
+    def _open_shadows(self) -> None:
+        """Begin a backup for every other task that has a mask and may still be unlearned."""
+        self.shadows, self.shadow_steps = {}, 0
+        others = self.tasks if self._hyper.backup != "none" and self._protection is not None else {}
+        for task, record in others.items():
+            if task != self.running and task not in self.permanent and record["mask"] is not None:
+                start = self._before(task) if self._hyper.backup == "before" else self._sum(without=task)
+                parts = self._parts(start.to(self._initial[0].dtype))
+                self.shadows[task] = [nn.Parameter(part.clone()) for part in parts]
+        self._optimize_shadows()
+
+    def _before(self, task: int) -> Tensor:
+        """Return ``theta(0)`` and the traces before the first of a task."""
+        total = self._start()
+        for visitor, index, values in self._traces():
+            if visitor == task:
+                break
+            total[index] += values
+        return total
+
+    def _train_shadows(self, outcome: Outcome) -> None:
+        """Let each backup take a step on the minibatch, with gates, head and main path as they are."""
+        assert self.running is not None  # for the type checker: a segment is open
+        assert self.shadow_optimizer is not None  # likewise: there are backups
+        record = self.tasks[self.running]
+        gates = self._backbone.split(self._gate(self.running, record).detach())
+        main = [parameter.detach() for parameter in self._shared]
+        head = [parameter.detach() for parameter in record["head"]]
+        depth = len(self.weights)
+        losses, parameters = [], []
+        for task, shadow in self.shadows.items():
+            mask = self.tasks[task]["mask"]
+            assert mask is not None  # for the type checker: it had one when the backup began
+            values = routed(self._backbone.split(mask), shadow, main)
+            features = self._backbone.forward(outcome.x, values[:depth], values[depth:], gates)
+            losses.append(loss_of(F.linear(features, *head)[:, : outcome.outputs], outcome.y))
+            parameters += shadow
+        set_gradients(parameters, torch.autograd.grad(torch.stack(losses).sum(), parameters))
+        self.shadow_optimizer.step()
+        self.shadow_steps += 1
+
+    @torch.no_grad()
+    def _keep_backups(self, reader: int, shadows: Mapping[int, Sequence[Tensor]]) -> None:
+        """Keep what backups differ by from the traces without their task, where both tasks use a weight."""
+        reads = self._reads(reader)
+        for task, shadow in shadows.items():
+            mask = self.tasks[task]["mask"]
+            if task in self.permanent or mask is None:
+                continue
+            index = (reads & self._flat(self._support(mask))).nonzero().flatten()
+            values = self._flat(shadow)[index].double() - self._sum(without=task)[index]
+            beside = [other for other in self.tasks if other not in {task, reader}]
+            self.backups.append(
+                Backup(task=task, reader=reader, beside=beside, index=index.int(), values=values, applied=False)
+            )
+
+    def _apply_backups(self, removed: Sequence[int]) -> None:
+        """Put the backups of removed tasks in force; drop those that a removed task went into."""
+        gone = set(removed)
+        self.backups = [each for each in self.backups if gone.isdisjoint([each["reader"], *each["beside"]])]
+        for backup in self.backups:
+            backup["applied"] |= backup["task"] in gone
+
     # Repair
 
     def observe(self, outcome: Outcome) -> Mapping[str, float] | None:
         """Learn, and keep some of the examples."""
+        self.enter(outcome.task)
+        if self.shadows:
+            self._train_shadows(outcome)
         figures = super().observe(outcome)
         if self._hyper.replay and self.running is not None:
             self._remember(self.running, outcome)
@@ -412,9 +571,7 @@ class AmnesiacHAT(AdaHAT):
         if not readers or not self._hyper.replay_steps:
             return 0, {}
         damaged &= torch.stack([self._reads(task) for task in readers]).any(0)
-        sizes = [parameter.numel() for parameter in self._shared]
-        kept = [part.view_as(w) for part, w in zip((~damaged).split_with_sizes(sizes), self._shared, strict=True)]
-        protection = WriteProtection(self._shared, kept)
+        protection = WriteProtection(self._shared, self._parts(~damaged))
         optimizer = self._hyper.make_optimizer(self._shared)
         for _ in range(self._hyper.replay_steps):
             losses = torch.stack([self._replayed(task) for task in readers])

@@ -14,6 +14,7 @@ from clenv.errors import (
     UnknownNameError,
 )
 from clenv.evaluation import Evaluation, Retention
+from clenv.evaluation.verdict import Audit, Verdict
 from clenv.events import Exactness, Permanence, Receipt, Refusal, UnlearnRequest, VisitBegin, VisitEnd
 from clenv.registry import agent_names, make, make_agent, register, register_agent, scenario_ids
 from clenv.requests import CLPU, RandomRequests, Requests, Script, permanent, unlearn
@@ -28,6 +29,7 @@ from clenv import agents, scenarios  # isort: skip
 __all__ = [
     "CLPU",
     "Agent",
+    "Audit",
     "CapabilityError",
     "CheckpointError",
     "ClenvError",
@@ -58,6 +60,7 @@ __all__ = [
     "Task",
     "UnknownNameError",
     "UnlearnRequest",
+    "Verdict",
     "VisitBegin",
     "VisitEnd",
     "agent_names",

@@ -8,7 +8,7 @@ from hat_lives import OPTIMIZERS, X, all_equal, lives, play, request, shared
 
 from clenv.agent import Outcome, tensors
 from clenv.agents.adahat import AdaHAT
-from clenv.agents.amnesiac_hat import AmnesiacHAT, compensated
+from clenv.agents.amnesiac_hat import AmnesiacHAT, compensated, routed
 from clenv.errors import ProtocolError, SettingsError
 from clenv.events import Exactness, Permanence
 from clenv.requests import Script, unlearn
@@ -17,7 +17,9 @@ HARD = {"alpha": 0.0}
 SOFT = {"alpha": 0.1}
 RATE = {"alpha": 0.1, "compensation": "rate"}
 ALPHA = {"alpha": 0.1, "compensation": "alpha"}
-MODES = [HARD, SOFT, RATE, ALPHA]
+DELETE = {"alpha": 0.1, "backup": "delete"}
+BEFORE = {"alpha": 0.1, "backup": "before"}
+MODES = [HARD, SOFT, RATE, ALPHA, DELETE, BEFORE]
 
 
 @pytest.fixture
@@ -320,6 +322,113 @@ def test_a_visit_cut_in_two_remembers_its_rates(life):
 def test_compensation_where_it_has_no_meaning_is_refused(life, options, message):
     with pytest.raises(SettingsError, match=message):
         life(compensation="rate", **options)
+
+
+# Backups
+
+
+@pytest.mark.parametrize("backup", ["delete", "before"])
+def test_backups_do_not_change_learning(life, backup):
+    runs = [life((0, 1, 2, 0), **SOFT, backup=kind) for kind in ("none", backup)]
+    (env, plain), (twin, agent) = [(env, play(env, each)) for env, each in runs]
+    assert env.score.losses.tolist() == twin.score.losses.tolist()
+    assert torch.equal(plain.total, agent.total)
+    assert {(each["task"], each["reader"]) for each in agent.backups} == {(0, 1), (0, 2), (1, 2), (1, 0), (2, 0)}
+
+
+def test_a_backup_that_has_no_unit_is_the_main_network_and_one_that_has_all_is_itself(life):
+    agent = life()[1]
+    main, other = shared(agent), [p + 1 for p in shared(agent)]
+    none, every = ([torch.full((n,), flag) for n in (12, 10)] for flag in (False, True))
+    assert all_equal(routed(none, other, main), main)
+    assert all_equal(routed(every, other, main), other)
+    some = [torch.arange(n) % 2 == 0 for n in (12, 10)]
+    for mixed, a, b in zip(routed(some, other, main), other, main, strict=True):
+        assert torch.equal(mixed[::2], a[::2])
+        assert torch.equal(mixed[1::2], b[1::2])
+
+
+def test_a_step_of_a_backup_by_hand(life):
+    """Two layers: the removed task's units compute with the backup's weights, the others with the main ones."""
+    env, agent = life((0, 1), **DELETE, **OPTIMIZERS["sgd"])
+    play(env, agent, 8)
+    task = env.observation["task"]
+    agent.enter(task)
+    agent._gates = agent._gate(task, agent.tasks[task]).detach()
+    [w1, w2, b1, b2] = start = [p.detach().clone().requires_grad_() for p in agent.shadows[0]]
+    x, y = X[:4, :6], torch.tensor([0, 1, 2, 0])
+    u1, u2 = agent.tasks[0]["mask"].split((12, 10))
+    a1, a2 = agent._gates.split((12, 10))
+    m = [p.detach() for p in agent._shared]
+    z = torch.where(u1, x @ w1.T + b1, x @ m[0].T + m[2])
+    z = torch.where(u2, (z.relu() * a1) @ w2.T + b2, (z.relu() * a1) @ m[1].T + m[3])
+    weight, bias = (p.detach() for p in agent.tasks[task]["head"])
+    loss = torch.nn.functional.cross_entropy((z.relu() * a2) @ weight.T + bias, y)
+    expected = [p - 0.05 * g for p, g in zip(start, torch.autograd.grad(loss, start), strict=True)]
+    agent._train_shadows(Outcome(0, x, y, task, 3, torch.tensor(0.0)))
+    for after, by_hand, before in zip(agent.shadows[0], expected, start, strict=True):
+        torch.testing.assert_close(after, by_hand)
+        assert not torch.equal(after, before)
+    assert all_equal(shared(agent), m)
+
+
+@pytest.mark.parametrize("options", [DELETE, BEFORE])
+def test_a_request_puts_the_backup_in_place(life, options):
+    """Where both tasks use a weight it is the backup's, elsewhere what the traces alone give."""
+    env, agent = life((0, 1), **options)
+    play(env, agent, 15)
+    shadows = agent.shadows  # trained in place by the last step, then let go
+    play(env, agent)
+    shadow = agent._flat(shadows[0])
+    plain = AmnesiacHAT(env.stream_spec, **{**vars(agent.hyperparameters), "backup": "none"})
+    plain.load_state_dict({**agent.state_dict(), "backups": []})
+    masks = [agent._flat(agent._support(agent.tasks[task]["mask"])) for task in range(2)]
+    both = masks[0] & masks[1]
+    receipts = [each.unlearn(request(0)) for each in (agent, plain)]
+    assert both.any()
+    theta, without = agent._flat(agent._shared), plain._flat(plain._shared)
+    assert torch.equal(theta[both], shadow[both])
+    assert torch.equal(theta[~both], without[~both])
+    assert not torch.equal(theta[both], without[both])
+    assert adds_up(agent)
+    assert f"{int(both.sum())} weights set by backups" in receipts[0].detail
+    assert receipts[0].level is Exactness.INTERFACE
+
+
+def test_no_backup_outlives_a_task_that_went_into_it(life):
+    """Task 2 learned beside 0 and 1: once both are gone, neither's backup for it counts; in any order."""
+    env, agent = life((0, 1, 2), **DELETE)
+    play(env, agent)
+    agent.unlearn(request(0))
+    assert [(each["task"], each["reader"], each["applied"]) for each in agent.backups] == [(0, 1, True), (0, 2, True)]
+    agent.unlearn(request(1))
+    assert agent.backups == []
+
+
+def test_a_backup_restores_what_a_task_had_built_on_a_removed_one(life):
+    """The remaining task's loss after the request: with backups below that of the traces alone."""
+    losses = []
+    for backup in ("none", "delete"):
+        env, agent = life((0, 1, 1, 1, 1), alpha=0.01, backup=backup, revisit="regrow")
+        play(env, agent)
+        agent.unlearn(request(0))
+        losses.append(env.evaluate(agent, [1]).loss["t1"])
+    assert losses[1] < losses[0]
+
+
+def test_a_permanent_task_needs_no_backup(life):
+    env, agent = life((0, 1, 2), **DELETE)
+    play(env, agent, 16)
+    assert [(each["task"], each["reader"]) for each in agent.backups] == [(0, 1)]
+    agent.on_permanence(Permanence(16, 0))
+    assert agent.backups == []
+    play(env, agent)
+    assert [(each["task"], each["reader"]) for each in agent.backups] == [(1, 2)]
+
+
+def test_backup_and_compensation_together_are_refused(life):
+    with pytest.raises(SettingsError, match="mend the same weights"):
+        life(compensation="rate", **DELETE)
 
 
 # Storage
