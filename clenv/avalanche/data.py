@@ -36,7 +36,7 @@ class Segment(DatasetExperience):
 
     def __init__(self, minibatches: Sequence[Minibatch], number: int) -> None:
         super().__init__(dataset=None, current_experience=number)
-        self._minibatches = tuple(minibatches)
+        self.minibatches = tuple(minibatches)
         self.task_labels = sorted({minibatch.label for minibatch in minibatches})
         if len(self.task_labels) == 1:
             self.task_label = self.task_labels[0]
@@ -44,13 +44,13 @@ class Segment(DatasetExperience):
     @property
     def classes_in_this_experience(self) -> list[int]:
         """Class numbers that occur, in ascending order."""
-        return sorted(set(torch.cat([minibatch.y for minibatch in self._minibatches]).tolist()))
+        return sorted(set(torch.cat([minibatch.y for minibatch in self.minibatches]).tolist()))
 
     @property
     def dataset(self) -> AvalancheDataset:
         """All examples, in the order in which they came."""
         if self._dataset is None:
-            self._dataset = dataset_of(self._minibatches)
+            self._dataset = dataset_of(self.minibatches)
         return self._dataset
 
 

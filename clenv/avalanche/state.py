@@ -28,7 +28,7 @@ _PLAIN = (bool, int, float, str)
 _OF_MODULES = set(vars(nn.Module()))
 _FACTORIES = {kind.__name__: kind for kind in (dict, set, list, int, float)}
 _TRANSIENT = {"_eval_streams", "adapted_dataset", "current_eval_stream", "dataloader", "experience", "loss", "mb_output"}
-_TRANSIENT |= {"mbatch", "replay_loader", "mb_buffer_x", "mb_buffer_y", "mb_buffer_tid", "mb_buffer_out", "batch_logits"}
+_TRANSIENT |= {"mbatch", "replay_loader", "mb_buffer_x", "mb_buffer_y", "mb_buffer_tid", "mb_buffer_out", "batch_logits", "drawn_from"}
 
 
 class StrategyState:
