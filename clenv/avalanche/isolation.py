@@ -17,8 +17,8 @@ from clenv.rng import key
 def isolated(seed: int, *place: int | str, device: str | torch.device = "cpu") -> Iterator[None]:
     """Seed the global generators of Python, NumPy and torch for the code inside, and restore them afterwards.
 
-    What the code draws is then a function of the arguments alone. Filters of warnings are restored as well, since
-    Avalanche changes them.
+    What the code draws is then a function of the arguments alone. Avalanche warns of its own deprecated functions, and
+    changes the filters of warnings so that it is heard: those warnings are dropped, and the filters restored.
 
     Args:
         seed: Seed of the agent.
@@ -28,8 +28,7 @@ def isolated(seed: int, *place: int | str, device: str | torch.device = "cpu") -
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # the global generator is what is kept
     word = key(seed, "avalanche", *place)
     cuda = [torch.device(device)] if torch.device(device).type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Avalanche calls its own deprecated functions
+    with torch.random.fork_rng(devices=cuda), warnings.catch_warnings(record=True) as caught:
         random.seed(word)
         np.random.seed(word & 0xFFFFFFFF)  # noqa: NPY002
         torch.default_generator.manual_seed(word & (2**63 - 1))
@@ -41,3 +40,6 @@ def isolated(seed: int, *place: int | str, device: str | torch.device = "cpu") -
         finally:
             random.setstate(python)
             np.random.set_state(numpy)  # noqa: NPY002
+    for warning in caught:
+        if not str(warning.message).startswith("Call to deprecated "):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
