@@ -45,8 +45,8 @@ class Training:
     epochs: int = 1
     """Passes over a segment, if it is learned as a whole."""
     segments: Source = "auto"
-    """Where a segment, an experience to Avalanche, ends: at the end of an announced visit (given), after a fixed period,
-    where a jump of the loss is detected; auto: given if switches are announced, else fixed."""
+    """Where a segment, an experience to Avalanche, ends: at the end of an announced visit (given), after a fixed
+    period, where a jump of the loss is detected; auto: given if switches are announced, else fixed."""
     period: int = 50
     """Minibatches of a segment, at least 2; ``fixed`` only."""
 
@@ -70,6 +70,15 @@ class Training:
         )
 
 
+@dataclass(frozen=True)
+class Custom(Training):
+    """Hyperparameters of `AvalancheAgent` itself."""
+
+    build: Callable[..., Any] | str | None = None
+    """Returns the strategy; a function, or its path ``module:function``. It is called with the keyword arguments that
+    all strategies have: model, optimizer, criterion, train_mb_size, train_epochs, eval_mb_size, device, evaluator."""
+
+
 class AvalancheAgent(Agent):
     """Any Avalanche strategy, driven through a stream: ``build`` makes it.
 
@@ -85,15 +94,7 @@ class AvalancheAgent(Agent):
         minibatches: Of the open segment: inputs, targets, label of each.
     """
 
-    @dataclass(frozen=True)
-    class Hyperparameters(Training):
-        """Of `AvalancheAgent`."""
-
-        build: Callable[..., Any] | str | None = None
-        """Returns the strategy; a function, or its path ``module:function``. It is called with the keyword arguments that
-        all strategies have: model, optimizer, criterion, train_mb_size, train_epochs, eval_mb_size, device,
-        evaluator."""
-
+    Hyperparameters: ClassVar[type[Any]] = Custom
     losses = ("cross_entropy",)
     shortest_segment: ClassVar[int] = 1
     """Minibatches of the shortest visit that is a segment of its own."""
@@ -120,8 +121,8 @@ class AvalancheAgent(Agent):
             )
         if hyper.learn == "minibatch" and self.whole_segments:
             raise SettingsError(
-                f"learn='minibatch', but Avalanche's {type(self).__name__} needs all of an experience before it learns: "
-                "expected 'segment' or 'auto'"
+                f"learn='minibatch', but Avalanche's {type(self).__name__} needs all of an experience before it learns "
+                "from it: expected 'segment' or 'auto'"
             )
         self._whole = self.whole_segments or hyper.learn == "segment"
         if hyper.epochs > 1 and not self._whole:

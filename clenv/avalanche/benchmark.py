@@ -20,8 +20,8 @@ def to_benchmark(env: ContinualEnv, by: By = "visit", *, seed: int | None = None
     """Return an Avalanche benchmark that shows what an environment's stream shows.
 
     Its ``train_stream`` has an experience for each visit, round or step, in the stream's order, whose data set holds
-    the minibatches one after the other: train with ``train_mb_size=batch_size`` and ``shuffle=False``, and a strategy sees
-    the very minibatches. Its ``test_stream`` has an experience for each task. Examples carry the task's index as
+    the minibatches one after the other: train with ``train_mb_size=batch_size`` and ``shuffle=False``, and a strategy
+    sees the very minibatches. Its ``test_stream`` has an experience for each task. Examples carry the task's index as
     their task label; 0 where labels are hidden. What is unlearned leaves the stream as it does for agents, but
     Avalanche's strategies are told nothing of it.
 
@@ -49,9 +49,7 @@ def to_benchmark(env: ContinualEnv, by: By = "visit", *, seed: int | None = None
     played.reset(seed=env.recording().seed if seed is None else seed)
     minibatches = _play(played)
     given = env.settings.task_labels == "given"
-    parts = [
-        Segment(minibatches[start:stop], number) for number, (start, stop) in enumerate(_cuts(played, by))
-    ]
+    parts = [Segment(minibatches[start:stop], number) for number, (start, stop) in enumerate(_cuts(played, by))]
     tests = []
     for task in range(len(played.tasks)):
         x, y = played.examples(task)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ class Segment(DatasetExperience):
 
     def __init__(self, minibatches: Sequence[Minibatch], number: int) -> None:
         super().__init__(dataset=None, current_experience=number)
+        self._dataset: Any = None
         self.minibatches = tuple(minibatches)
         self.task_labels = sorted({minibatch.label for minibatch in minibatches})
         if len(self.task_labels) == 1:
@@ -56,7 +57,8 @@ class Segment(DatasetExperience):
 
 def dataset_of(minibatches: Sequence[Minibatch]) -> AvalancheDataset:
     """Return a task-labelled data set of the minibatches' examples, in order."""
-    x, y = (torch.cat([minibatch[column] for minibatch in minibatches]) for column in (0, 1))
+    x = torch.cat([minibatch.x for minibatch in minibatches])
+    y = torch.cat([minibatch.y for minibatch in minibatches])
     labels = [minibatch.label for minibatch in minibatches for _ in range(len(minibatch.y))]
     return _dataset(x, y, labels)
 

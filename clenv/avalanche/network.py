@@ -30,7 +30,7 @@ def dense(input_shape: Sequence[int], hidden: Sequence[int], activation: Activat
 
 def linear(inputs: int, units: int, draws: torch.Generator) -> nn.Linear:
     """Return a dense layer drawn from a generator by PyTorch's default law, ``U(-1/sqrt(n), 1/sqrt(n))``."""
-    layer = nn.utils.skip_init(nn.Linear, inputs, units)
+    layer = nn.Linear(inputs, units, device="meta").to_empty(device="cpu")  # without a draw from a global generator
     bound = inputs**-0.5
     with torch.no_grad():
         layer.weight.uniform_(-bound, bound, generator=draws)
@@ -119,7 +119,7 @@ class MultiHead(MultiTaskModule):
         if bool((task_labels == first).all()):
             return self.forward_single_task(x, first)
         answer = x.new_full((len(x), self.max_class_label), _ABSENT)
-        for label in task_labels.unique().tolist():
+        for label in sorted(set(task_labels.tolist())):
             rows = task_labels == label
             part = self.forward_single_task(x[rows], label)
             answer[rows] = F.pad(part, (0, self.max_class_label - part.shape[1]), value=_ABSENT)

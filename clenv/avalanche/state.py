@@ -26,9 +26,25 @@ from clenv.errors import CheckpointError
 _KIND = "__kind__"
 _PLAIN = (bool, int, float, str)
 _OF_MODULES = set(vars(nn.Module()))
-_FACTORIES = {kind.__name__: kind for kind in (dict, set, list, int, float)}
-_TRANSIENT = {"_eval_streams", "adapted_dataset", "current_eval_stream", "dataloader", "experience", "loss", "mb_output"}
-_TRANSIENT |= {"mbatch", "replay_loader", "mb_buffer_x", "mb_buffer_y", "mb_buffer_tid", "mb_buffer_out", "batch_logits", "drawn_from"}
+_FACTORIES: dict[str, Any] = {kind.__name__: kind for kind in (dict, set, list, int, float)}
+_TRANSIENT = {
+    "_eval_streams",
+    "adapted_dataset",
+    "batch_logits",
+    "current_eval_stream",
+    "dataloader",
+    "drawn_from",
+    "experience",
+    "loss",
+    "mb_buffer_out",
+    "mb_buffer_tid",
+    "mb_buffer_x",
+    "mb_buffer_y",
+    "mb_output",
+    "mbatch",
+    "replay_loader",
+}
+"""Attributes of strategies and plugins that a minibatch, or an experience, makes anew."""
 
 
 class StrategyState:
@@ -112,7 +128,7 @@ class _Writer:
         return {_KIND: "array", "scalar": isinstance(value, np.generic), "values": torch.as_tensor(np.array(value))}
 
     def mapping(self, value: dict[Any, Any], where: str) -> Any:
-        factory = value.default_factory if isinstance(value, defaultdict) else None
+        factory: Any = value.default_factory if isinstance(value, defaultdict) else None
         return {
             _KIND: "dict",
             "class": type(value).__name__,
@@ -129,7 +145,7 @@ class _Writer:
 
     def module(self, value: nn.Module, where: str) -> Any:
         own = {name: item for name, item in _state_of(value).items() if name not in _OF_MODULES}
-        parts = [value._parameters, value._buffers, value._modules]  # noqa: SLF001  # how modules keep them
+        parts: list[Any] = [value._parameters, value._buffers, value._modules]  # noqa: SLF001  # how modules keep them
         return {
             _KIND: "module",
             "class": _path(type(value)),
@@ -270,7 +286,8 @@ class _Reader:
             kind = getattr(kind, part, None)
         if not isinstance(kind, type):
             raise CheckpointError(f"strategy{where} is of class {plain['class']}, which is not known here")
-        self.known[where] = thing = object.__new__(kind)
+        thing: Any = object.__new__(kind)
+        self.known[where] = thing
         prepare(thing)
         return thing
 

@@ -6,7 +6,7 @@ The numbers in the warnings are measured; `docs/avalanche.md` has the table.
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -67,8 +67,7 @@ class JointTraining(AvalancheAgent):
         """Train a fresh strategy on all segments."""
         from clenv.avalanche.data import Minibatch, Segment
 
-        minibatches = [tuple(each) for each in self._made.experience.minibatches]
-        self.past.append(minibatches)  # type: ignore[arg-type]  # a tuple of three
+        self.past.append([tuple(each) for each in self._made.experience.minibatches])
         self._made = self._make()
         segments = [Segment([Minibatch(*each) for each in part], number) for number, part in enumerate(self.past)]
         self._made.train(segments, eval_streams=[], shuffle=self.shuffle)
@@ -89,9 +88,9 @@ class Replay(AvalancheAgent):
         """Examples replayed a step; 0: as many as the stream's minibatch has."""
 
     caveat = (
-        "Avalanche's default memory is shared equally by experiences, takes nothing in once there are more of them than "
-        "slots, and costs quadratic time: a ReservoirSamplingBuffer is used instead, cut loose from the data sets that "
-        "went through it"
+        "Avalanche's default memory is shared equally by experiences, takes nothing in once there are more of them "
+        "than slots, and costs quadratic time: a ReservoirSamplingBuffer is used instead, cut loose from the data sets "
+        "that went through it"
     )
 
     def build(self, **common: Any) -> Any:
@@ -117,12 +116,12 @@ class EWC(AvalancheAgent):
         ewc_lambda: float = 1.0
         """Strength of the penalty, without the customary half."""
         fisher_batch_size: int = 0
-        """Examples over which gradients are averaged before they are squared; 1: the empirical Fisher information; 0: the
-        stream's minibatch, as in Avalanche."""
+        """Examples over which gradients are averaged before they are squared; 1: the empirical Fisher information;
+        0: the stream's minibatch, as in Avalanche."""
 
     caveat = (
-        "Avalanche's separate mode adds a penalty for every segment so far, at quadratic cost: their sum is folded into "
-        "one, with the same gradient"
+        "Avalanche's separate mode adds a penalty for every segment so far, at quadratic cost: their sum is folded "
+        "into one, with the same gradient"
     )
 
     def build(self, **common: Any) -> Any:
@@ -174,8 +173,8 @@ class SI(AvalancheAgent):
     keeps_segment = False
     shortest_segment = 2
     caveat = (
-        "Avalanche keeps views of the parameters, not copies, and on a CPU is bit for bit plain training at any strength: "
-        "copies are kept. Output heads are not protected"
+        "Avalanche keeps views of the parameters, not copies, and on a CPU is bit for bit plain training at any "
+        "strength: copies are kept. Output heads are not protected"
     )
 
     def build(self, **common: Any) -> Any:
@@ -201,8 +200,8 @@ class MAS(AvalancheAgent):
 
     shortest_segment = 2
     caveat = (
-        "protects nothing in segments of one minibatch: a visit of one minibatch goes on into the next. Avalanche raises "
-        "where a loss is exactly zero: it goes on"
+        "protects nothing in segments of one minibatch: a visit of one minibatch goes on into the next. Avalanche "
+        "raises where a loss is exactly zero: it goes on"
     )
 
     def build(self, **common: Any) -> Any:
@@ -331,12 +330,14 @@ class DER(AvalancheAgent):
         """Return the strategy."""
         from clenv.avalanche.repairs import StreamDER
 
-        own = self.own()
-        return StreamDER(**common, **own, batch_size_mem=self._hyper.batch_size_mem or self._spec.batch_size)
-
-    def own(self) -> dict[str, Any]:
-        """Return the hyperparameters that the strategy takes as they are."""
-        return {name: getattr(self._hyper, name) for name in ("mem_size", "alpha", "beta")}
+        hyper = self._hyper
+        return StreamDER(
+            **common,
+            mem_size=hyper.mem_size,
+            batch_size_mem=hyper.batch_size_mem or self._spec.batch_size,
+            alpha=hyper.alpha,
+            beta=hyper.beta,
+        )
 
 
 class ERACE(AvalancheAgent):
@@ -404,8 +405,8 @@ class PackNet(AvalancheAgent):
     needs_task_labels = "always"
     whole_segments = True
     caveat = (
-        "Avalanche's PackNet raises when a task comes back: here a return gets weights of its own, as a new task does, and "
-        "its task is answered by them"
+        "Avalanche's PackNet raises when a task comes back: here a return gets weights of its own, as a new task does, "
+        "and its task is answered by them"
     )
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -428,8 +429,10 @@ class PackNet(AvalancheAgent):
         """Return the strategy."""
         from clenv.avalanche import library
 
-        own = {name: asdict(self._hyper)[name] for name in ("post_prune_epochs", "prune_proportion")}
-        return library.PackNet(**common, **own)
+        hyper = self._hyper
+        return library.PackNet(
+            **common, post_prune_epochs=hyper.post_prune_epochs, prune_proportion=hyper.prune_proportion
+        )
 
     def train(self) -> None:
         """Train on the segment as a task of its own, the latest of its stream task."""
