@@ -131,10 +131,15 @@ class AvalancheAgent(Agent):
         self._hyper = replace(hyper, segments=self.segments.source, learn="segment" if self._whole else "minibatch")
         self.number = 0
         self.minibatches: list[tuple[Tensor, Tensor, int]] = []
+        self.prepare()
         self._made = self._make()
-        self._warn()
+        if self.caveat is not None:
+            warnings.warn(f"{type(self).__name__}: {self.caveat}", ClenvWarning, stacklevel=3)
 
     # Making
+
+    def prepare(self) -> None:
+        """Check and make what the strategy needs besides; nothing by default."""
 
     def network(self) -> nn.Module:
         """Return a fresh network: a head a task where the stream asks for heads and the strategy can train them."""
@@ -182,10 +187,6 @@ class AvalancheAgent(Agent):
             )
         self.learner = StrategyState(made)
         return made
-
-    def _warn(self) -> None:
-        if self.caveat is not None:
-            warnings.warn(f"{type(self).__name__}: {self.caveat}", ClenvWarning, stacklevel=4)
 
     @property
     def strategy(self) -> Any:

@@ -64,8 +64,8 @@ def dataset_of(minibatches: Sequence[Minibatch]) -> AvalancheDataset:
 
 
 def _dataset(x: Tensor, y: Tensor, labels: list[int]) -> AvalancheDataset:
-    same = len(set(labels)) == 1
-    return make_tensor_dataset(x.cpu(), y.cpu(), task_labels=labels[0] if same else labels, targets=y.tolist())
+    # One label for all would be kept as a constant, which Avalanche cannot append to a list.
+    return make_tensor_dataset(x.cpu(), y.cpu(), task_labels=labels, targets=y.tolist())
 
 
 def columns_of(dataset: AvalancheDataset) -> dict[str, Tensor]:

@@ -110,6 +110,7 @@ class ReservoirAGEM(AGEMPlugin):
     def __init__(self, mem_size: int, sample_size: int) -> None:
         super().__init__(mem_size, sample_size)
         self.storage_policy = ReservoirSamplingBuffer(mem_size)
+        self.buffer_dliter = None
         self.drawn_from: list[Tensor] | None = None
 
     @property

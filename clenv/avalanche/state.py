@@ -8,6 +8,7 @@ parameters keep their identity, and no code is read.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
@@ -42,6 +43,7 @@ _TRANSIENT = {
     "mb_buffer_y",
     "mb_output",
     "mbatch",
+    "reference_gradients",
     "replay_loader",
 }
 """Attributes of strategies and plugins that a minibatch, or an experience, makes anew."""
@@ -65,7 +67,7 @@ class StrategyState:
         """
         writer = _Writer()
         writer.seen[id(self._strategy)] = ""
-        return writer.attributes(_state_of(self._strategy), "")
+        return {"classes": self._classes(), "attributes": writer.attributes(_state_of(self._strategy), "")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned.
@@ -73,9 +75,15 @@ class StrategyState:
         Raises:
             CheckpointError: It is the state of another kind of strategy.
         """
+        if state["classes"] != self._classes():
+            raise CheckpointError(f"this is a state of {state['classes']}, expected one of {self._classes()}")
         reader = _Reader()
         reader.known[""] = self._strategy
-        reader.fill(self._strategy, state, "")
+        reader.fill(self._strategy, state["attributes"], "")
+
+    def _classes(self) -> list[str]:
+        """Return the classes of the strategy and its plugins."""
+        return [_path(type(part)) for part in (self._strategy, *self._strategy.plugins)]
 
 
 def _state_of(thing: Any) -> dict[str, Any]:
@@ -180,7 +188,7 @@ class _Writer:
         return {_KIND: "device", "name": str(value)}
 
 
-_CONSTANT = (FunctionType, BuiltinFunctionType, MethodType, partial, type, EvaluationPlugin)
+_CONSTANT = (FunctionType, BuiltinFunctionType, MethodType, partial, type, logging.Logger, EvaluationPlugin)
 _WRITERS: dict[Any, Callable[[_Writer, Any, str], Any]] = {
     Tensor: _Writer.tensor,
     (np.ndarray, np.generic): _Writer.array,

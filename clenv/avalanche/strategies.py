@@ -53,8 +53,8 @@ class JointTraining(AvalancheAgent):
         "everything seen so far whenever a segment ends: the cost is quadratic"
     )
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def prepare(self) -> None:
+        """Begin without a past."""
         self.past: list[list[tuple[torch.Tensor, torch.Tensor, int]]] = []
 
     def build(self, **common: Any) -> Any:
@@ -167,8 +167,8 @@ class SI(AvalancheAgent):
 
         si_lambda: float = 1.0
         """Strength of the penalty, with the customary half."""
-        eps: float = 0.1
-        """Damping; with Avalanche's 1e-7 every importance sits at its upper limit of 0.001."""
+        eps: float = 1e-7
+        """Damping. Importances are limited to 0.001 from above, where nearly all that are positive are."""
 
     keeps_segment = False
     shortest_segment = 2
@@ -293,10 +293,14 @@ class GEM(AvalancheAgent):
     grows = True
     caveat = "a step costs one backward pass for every segment so far, and memory grows with them: take long segments"
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def prepare(self) -> None:
+        """Look for the solver of the constraints.
+
+        Raises:
+            CapabilityError: It is not installed.
+        """
         if importlib.util.find_spec("quadprog") is None:
             raise CapabilityError("Avalanche's GEM needs the package quadprog, which is not installed")
-        super().__init__(*arguments, **options)
 
     def build(self, **common: Any) -> Any:
         """Return the strategy."""
@@ -409,8 +413,8 @@ class PackNet(AvalancheAgent):
         "and its task is answered by them"
     )
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def prepare(self) -> None:
+        """Begin without a task."""
         self.latest: dict[int, int] = {}
 
     def network(self) -> nn.Module:
