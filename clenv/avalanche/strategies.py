@@ -174,7 +174,7 @@ class SI(AvalancheAgent):
     shortest_segment = 2
     caveat = (
         "Avalanche keeps views of the parameters, not copies, and on a CPU is bit for bit plain training at any "
-        "strength: copies are kept. Output heads are not protected"
+        "strength: copies are kept"
     )
 
     def build(self, **common: Any) -> Any:
@@ -182,8 +182,7 @@ class SI(AvalancheAgent):
         from clenv.avalanche import library
         from clenv.avalanche.repairs import CopyingSI
 
-        plugin = CopyingSI(self._hyper.si_lambda, eps=self._hyper.eps, excluded_parameters=["heads"])
-        return library.Naive(**common, plugins=[plugin])
+        return library.Naive(**common, plugins=[CopyingSI(self._hyper.si_lambda, eps=self._hyper.eps)])
 
 
 class MAS(AvalancheAgent):
@@ -446,6 +445,7 @@ class PackNet(AvalancheAgent):
         parts = [Minibatch(each.x, each.y, self.number) for each in minibatches]
         self.latest.update(dict.fromkeys((each.label for each in minibatches), self.number))
         self._made.train(Segment(parts, self.number), eval_streams=[], shuffle=self.shuffle)
+        self._made.model.known_train_tasks_labels.clear()  # a growing list that PackNet never reads
 
     def answer(self, model: nn.Module, x: torch.Tensor, label: int) -> torch.Tensor:
         """Answer by the weights of the task's latest segment; a task never seen by the free ones."""

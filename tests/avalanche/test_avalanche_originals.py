@@ -69,19 +69,6 @@ def test_si_is_plain_training_at_any_strength_unless_it_copies():
     assert any(float(value.data.max()) > 0 for value in copying.ewc_data[1].values())
 
 
-def test_si_fails_with_heads_that_have_no_gradient_unless_they_are_left_out():
-    for plugin, fails in (
-        (library.SynapticIntelligencePlugin(1.0), True),
-        (repairs.CopyingSI(1.0, excluded_parameters=["heads"]), False),
-    ):
-        made = strategy(plugin, model=MultiHead((6,), (8,), 3, sizes=None, activation="relu", seed=0))
-        if fails:
-            with pytest.raises(AttributeError, match="detach"):
-                trained(made, experiences(2, labels=(0, 1)))
-        else:
-            trained(made, experiences(2, labels=(0, 1)))
-
-
 def test_si_importances_that_are_positive_sit_at_their_limit():
     plugin = repairs.CopyingSI(1.0)
     trained(strategy(plugin), experiences(5))
