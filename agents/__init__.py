@@ -8,6 +8,7 @@ if __name__ != "clenv.agents":
 for _name, _path in {
     "adahat": "clenv.agents.adahat:AdaHAT",
     "amnesiac-hat": "clenv.agents.amnesiac_hat:AmnesiacHAT",
+    "anml": "clenv.agents.anml:ANML",
     "blind-last": "clenv.agents.blind:BlindLast",
     "blind-task": "clenv.agents.blind:BlindTask",
     "c-maml": "clenv.agents.c_maml:CMAML",

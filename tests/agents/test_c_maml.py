@@ -5,6 +5,7 @@ from statistics import mean
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import clenv
 from clenv.agents.c_maml import CMAML, Minibatch, modulation
@@ -251,6 +252,35 @@ def test_a_request_drops_data_and_adapted_parameters_but_not_phi(make_tasks, pro
     assert receipt.bytes_freed > 0
     assert holds_row(agent.state_dict(), tasks[0].train.x) is None
     assert same(agent._theta, agent.phi)
+
+
+def test_pretraining_is_maml_and_the_stream_begins_from_phi_with_a_fresh_optimizer(make_tasks):
+    """The options act on the stream alone; by hand: adapt to a minibatch, an outer step on the loss of the next."""
+    tasks = make_tasks(3)
+    states = []
+    for options in ({}, {"prolonged": True, "threshold": -9.0, "modulation": 0.1}):
+        env, agent = life(tasks, {"pretrain_steps": 6, "pretrain_tasks": 1}, inner_rate=0.1, **options)
+        phi = [p.detach().clone().requires_grad_() for p in [*agent.phi, *agent.rates]]
+        optimizer, theta = torch.optim.Adam(phi, lr=1e-3), phi[:-4]
+        for _ in range(6):
+            x, y = env._x, env._y
+            loss = F.cross_entropy(agent._net(theta, x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            theta = phi[:-4]
+            for _ in range(3):
+                inner = F.cross_entropy(agent._net(theta, x), y)
+                gradients = torch.autograd.grad(inner, theta, create_graph=True)
+                theta = [p - rate * g for p, rate, g in zip(theta, phi[-4:], gradients, strict=True)]
+            env.step(agent)
+        torch.testing.assert_close([*agent.phi, *agent.rates], phi)
+        assert same(agent._theta, agent.phi)
+        assert agent.last is None
+        assert not agent.optimizer.state
+        states.append([p.detach().clone() for p in agent.phi])
+        env.step(agent)
+    assert same(*states)
 
 
 @pytest.mark.parametrize(
