@@ -135,16 +135,14 @@ def test_hyperparameters_out_of_range_are_refused(options):
 
 
 def test_meta_training_lowers_the_loss_after_a_trajectory():
-    """Ten orders of pixels: it falls from first to last meta steps; hardly at a hundredth of the rate."""
+    """Four orders of pixels: it falls by a fifth from first to last meta steps, and hardly at a small meta rate."""
     falls = []
-    for rate in (0.01, 1e-4):
-        env = clenv.make(
-            "clenv/PermutedDigits-v0", n_tasks=11, pretrain_tasks=10, pretrain_steps=600, schedule=(0,), **HIDDEN
-        )
+    for rate in (0.03, 1e-4):
+        world = {"pretrain_tasks": 4, "pretrain_steps": 400, "schedule": (0,), "round_length": 5, **HIDDEN}
+        env = clenv.make("clenv/PermutedDigits-v0", n_tasks=5, **world)
         env.reset(seed=0)
-        options = {"hidden": (64,), "trajectory": 5, "remember": 0, "meta_rate": rate}
-        agent = clenv.make_agent("anml", env, **options)
-        losses = [figures["meta loss"] for figures in play(env, agent, 600) if figures]
-        falls.append(1 - sum(losses[-20:]) / sum(losses[:20]))
-    assert falls[0] > 0.2
-    assert falls[1] < 0.1
+        agent = clenv.make_agent("anml", env, hidden=(32,), trajectory=5, remember=0, meta_rate=rate)
+        losses = [figures["meta loss"] for figures in play(env, agent, 400) if figures]
+        falls.append(1 - sum(losses[-16:]) / sum(losses[:16]))
+    assert falls[0] > 0.15
+    assert falls[1] < 0.08
