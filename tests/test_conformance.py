@@ -8,7 +8,10 @@ from small_fashion import write_fashion_mnist
 from clenv.registry import agent_class, agent_names, scenario_ids
 from clenv.testing import Check, check_agent, check_scenario
 
-QUICK = {"hnet": {"erasure_steps": 3}, "hnet-ent": {"erasure_steps": 3}, "hnet-online": {"erasure_steps": 3}}
+QUICK = {
+    **{name: {"erasure_steps": 3} for name in ("hnet", "hnet-ent", "hnet-online")},
+    **{name: {"removal_steps": 2, "capacity": 50} for name in ("er", "der", "derpp")},
+}
 """Hyperparameters that spare time, by agent."""
 
 
