@@ -11,6 +11,7 @@ for _name, _path in {
     "blind-last": "clenv.agents.blind:BlindLast",
     "blind-task": "clenv.agents.blind:BlindTask",
     "c-maml": "clenv.agents.c_maml:CMAML",
+    "clpu-derpp": "clenv.agents.clpu_derpp:CLPUDERpp",
     "der": "clenv.agents.der:DER",
     "derpp": "clenv.agents.der:DERpp",
     "er": "clenv.agents.er:ER",

@@ -63,7 +63,7 @@ class Uniforms:
 
     def span(self, start: int, count: int) -> NDArray[np.float64]:
         """Return elements ``start`` to ``start + count - 1``."""
-        first, last = start // BLOCK, (start + count - 1) // BLOCK
+        first, last = start // BLOCK, (start + max(count, 1) - 1) // BLOCK
         if first == last:
             return self.block(first)[start - first * BLOCK : start - first * BLOCK + count]
         blocks = np.concatenate([self.block(number) for number in range(first, last + 1)])

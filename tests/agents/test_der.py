@@ -3,10 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from replay_lives import WORLDS, finish, live, parameters, plain_like, request, same, world
+from replay_lives import WORLDS, finish, live, parameters, request, same, world
 
 from clenv.agents.der import DER, DERpp
 from clenv.agents.er import ER
+from clenv.agents.finetune import Finetune
 from clenv.errors import SettingsError
 
 
@@ -16,7 +17,7 @@ def test_without_strength_it_is_plain_training_and_with_any_it_is_not(make_tasks
         env = world(make_tasks(3), **WORLDS[name])
         return live(env, cls, learning_rate=0.01, **options)
 
-    plain, none = lives(plain_like(DERpp)), lives(DERpp, alpha=0.0, beta=0.0)
+    plain, none = lives(Finetune), lives(DERpp, alpha=0.0, beta=0.0)
     assert same(none, plain)
     for options in ({"alpha": 0.5, "beta": 0.0}, {"alpha": 0.0, "beta": 0.5}, {"alpha": 0.5, "beta": 0.5}):
         assert not same(lives(DERpp, **options), plain)

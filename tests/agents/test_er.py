@@ -3,10 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from replay_lives import TRAINING, WORLDS, finish, live, parameters, plain_like, request, same, world
+from replay_lives import TRAINING, WORLDS, finish, live, parameters, request, same, world
 
 import clenv
 from clenv.agents.er import ER
+from clenv.agents.finetune import Finetune
 from clenv.env import ContinualEnv
 from clenv.errors import SettingsError
 from clenv.evaluation.leftovers import search
@@ -19,7 +20,7 @@ from clenv.settings import Settings
 @pytest.mark.parametrize("name", WORLDS)
 def test_without_a_memory_it_is_plain_training_bit_for_bit_and_with_one_it_is_not(make_tasks, name, training):
     losses = {}
-    for capacity, cls in ((0, ER), (20, ER), (None, plain_like(ER))):
+    for capacity, cls in ((0, ER), (20, ER), (None, Finetune)):
         env = world(make_tasks(3), **WORLDS[name])
         options = {} if capacity is None else {"capacity": capacity}
         agent = live(env, cls, **options, **TRAINING[training])
@@ -72,9 +73,7 @@ def test_tasks_with_different_numbers_of_outputs_are_answered_on_their_own(make_
 
 
 def test_it_forgets_less_than_plain_training():
-    """Permuted digits, domain-incremental, 4 tasks of 60 minibatches: seeds 0 and 1 measured 0.12 to 0.19 more for ER,
-    0.10 to 0.19 for DER++.
-    """
+    """Permuted digits, 4 tasks of 60 minibatches, one head: measured 0.12 to 0.19 for ER, 0.10 to 0.19 for DER++."""
     accuracy = {}
     for name in ("finetune", "er", "derpp"):
         env = clenv.make(

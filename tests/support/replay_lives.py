@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from clenv.agents.finetune import Finetune
 from clenv.env import ContinualEnv
 from clenv.events import UnlearnRequest
 from clenv.settings import Settings
@@ -37,11 +36,6 @@ def finish(env, agent):
     while env.timeline.finished is None:
         env.step(agent)
     return agent
-
-
-def plain_like(cls):
-    """Return plain fine-tuning that draws the initial parameters of another class."""
-    return type(cls.__name__, (Finetune,), {})
 
 
 def parameters(agent):
