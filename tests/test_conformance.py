@@ -8,9 +8,13 @@ from small_fashion import write_fashion_mnist
 from clenv.registry import agent_class, agent_names, scenario_ids
 from clenv.testing import Check, check_agent, check_scenario
 
+_HNET = {"erasure_steps": 3}
+_HNET_REPLAY = {**_HNET, "refresh_steps": 3}
+_REPLAY = {"removal_steps": 2, "capacity": 50}
 QUICK = {
-    **{name: {"erasure_steps": 3} for name in ("hnet", "hnet-ent", "hnet-online")},
-    **{name: {"removal_steps": 2, "capacity": 50} for name in ("er", "der", "derpp")},
+    **{name: _HNET for name in ("hnet", "hnet-ent", "hnet-online")},
+    **{name: _HNET_REPLAY for name in ("hnet-r", "hnet-tir")},
+    **{name: _REPLAY for name in ("er", "der", "derpp")},
 }
 """Hyperparameters that spare time, by agent."""
 
