@@ -12,9 +12,9 @@ _HNET = {"erasure_steps": 3}
 _HNET_REPLAY = {**_HNET, "refresh_steps": 3}
 _REPLAY = {"removal_steps": 2, "capacity": 50}
 QUICK = {
-    **{name: _HNET for name in ("hnet", "hnet-ent", "hnet-online")},
-    **{name: _HNET_REPLAY for name in ("hnet-r", "hnet-tir")},
-    **{name: _REPLAY for name in ("er", "der", "derpp")},
+    **dict.fromkeys(("hnet", "hnet-ent", "hnet-online"), _HNET),
+    **dict.fromkeys(("hnet-r", "hnet-tir"), _HNET_REPLAY),
+    **dict.fromkeys(("er", "der", "derpp"), _REPLAY),
 }
 """Hyperparameters that spare time, by agent."""
 
