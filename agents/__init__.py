@@ -11,12 +11,18 @@ for _name, _path in {
     "blind-last": "clenv.agents.blind:BlindLast",
     "blind-task": "clenv.agents.blind:BlindTask",
     "c-maml": "clenv.agents.c_maml:CMAML",
+    "ewc": "clenv.agents.ewc:EWC",
+    "ewc-online": "clenv.agents.ewc:OnlineEWC",
     "finetune": "clenv.agents.finetune:Finetune",
+    "from-scratch": "clenv.agents.from_scratch:FromScratch",
     "hat": "clenv.agents.hat:HAT",
     "hnet": "clenv.agents.hnet:HNET",
     "hnet-ent": "clenv.agents.hnet:HNETEntropy",
     "hnet-online": "clenv.agents.hnet_online:HNETOnline",
     "independent": "clenv.agents.independent:Independent",
+    "lwf": "clenv.agents.lwf:LwF",
+    "mas": "clenv.agents.mas:MAS",
     "meta-mask": "clenv.agents.meta_mask:MetaMask",
+    "si": "clenv.agents.si:SI",
 }.items():
     register_agent(_name, _path)
