@@ -67,12 +67,13 @@ class Finetune(Learner):
         shape = (self._spec.output_size, self._backbone.features)
         return list(initial_affine(shape, self.generator("head", slot), self._device))
 
-    def drop_head(self, slot: int) -> None:
-        """Forget a head, with the optimiser's state of it; the optimiser starts anew if the head is in use."""
-        self.heads.pop(slot)
+    def drop_head(self, slot: int) -> int:
+        """Forget a head, with the optimiser's state of it, and return its bytes; if it is in use, the optimiser too."""
+        freed = sum(p.numel() * p.element_size() for p in self.heads.pop(slot, ()))
         self.parked.pop(slot, None)
         if slot == self.slot:
             self.slot, self.optimizer = None, None
+        return freed
 
     # Answers
 

@@ -90,14 +90,16 @@ class LwF(Consolidating):
             else:
                 self.optimizer.param_groups[0]["params"] = self._all()
 
-    def drop_head(self, slot: int) -> None:
-        """Forget a head, with the optimiser's state of it."""
+    def drop_head(self, slot: int) -> int:
+        """Forget a head, with the optimiser's state of it, and return its bytes."""
         assert self.optimizer is not None  # for the type checker: there is a head
-        for parameter in self.heads.pop(slot):
+        for parameter in self.heads[slot]:
             self.optimizer.state.pop(parameter, None)
-        self.optimizer.param_groups[0]["params"] = self._all()
-        self.slot = None if slot == self.slot else self.slot
-        self.optimizer = self.optimizer if self.heads else None
+        optimizer = self.optimizer
+        freed = super().drop_head(slot)
+        self.optimizer = optimizer if self.heads else None
+        optimizer.param_groups[0]["params"] = self._all()
+        return freed
 
     # Learning
 
