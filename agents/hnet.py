@@ -14,16 +14,16 @@ that the generator made for it when it was consolidated. What matters in the det
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypedDict
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clenv.agent import tensors
-from clenv.errors import CapabilityError, SettingsError
+from clenv.errors import SettingsError
 from clenv.events import Exactness, Receipt, UnlearnRequest, VisitEnd
 from clenv.settings import StreamSpec
 
@@ -86,7 +86,7 @@ class HNET(Learner):
         chunk_embedding: int = 16
         """``d_c``: size of a chunk's embedding."""
         init: Init = "kaiming"
-        """Initialisation of the generator; ``xavier`` is the authors'."""
+        """Initialisation of the generator; ``xavier`` is the authors', ``hyperfan`` for deep targets."""
         beta: float = 0.01
         """Strength of the output regulariser."""
         subset: int | None = 1
@@ -155,8 +155,9 @@ class HNET(Learner):
     # Answers
 
     def _new(self, task: int) -> Slot:
-        """Return what is kept of a task never seen: ``e ~ N(0, 1)``."""
+        """Return what is kept of a task never seen: ``e ~ N(0, 1)``, or of the variance that the generator asks for."""
         e = torch.randn(self._hyper.embedding, generator=self.generator("embedding", task))
+        e *= math.sqrt(self._hypernetwork.embedding_variance)
         return Slot(e=nn.Parameter(e.to(self._device)), target=None, steps=0, provenance=[])
 
     def _generate(self, tasks: Sequence[int]) -> Tensor:
@@ -175,14 +176,27 @@ class HNET(Learner):
         return self._target.features(x, self._generate([told(task, self)])[0])
 
     @torch.no_grad()
-    def drift(self) -> dict[int, float]:
-        """Return ``||h(e_k) - W*_k|| / ||W*_k||`` of every task that has a target."""
+    def _moved(self) -> tuple[list[int], Tensor, Tensor]:
+        """Return the tasks that have targets, ``h(e_k) - W*_k``, and ``W*_k``, shape ``(K, N)``."""
         kept = {task: slot["target"] for task, slot in self.slots.items() if slot["target"] is not None}
         if not kept:
-            return {}
+            return [], torch.zeros(0, self._target.size), torch.zeros(0, self._target.size)
         targets = torch.stack(list(kept.values()))
-        drifts = (self._generate(list(kept)) - targets).norm(dim=1) / targets.norm(dim=1)
-        return dict(zip(kept, drifts.tolist(), strict=True))
+        return list(kept), self._generate(list(kept)) - targets, targets
+
+    def drift(self) -> dict[int, float]:
+        """Return ``||h(e_k) - W*_k|| / ||W*_k||`` of every task that has a target."""
+        tasks, moved, targets = self._moved()
+        return dict(zip(tasks, (moved.norm(dim=1) / targets.norm(dim=1)).tolist(), strict=True))
+
+    def pictures(self) -> Mapping[str, Tensor]:
+        """Return the drift of every tensor of every generated network, relative to its norm: tasks by tensors."""
+        tasks, moved, targets = self._moved()
+        if not tasks:
+            return {}
+        sizes = [math.prod(shape) for shape in self._target.shapes]
+        norms = [torch.stack([part.norm(dim=1) for part in torch.split(W, sizes, 1)], 1) for W in (moved, targets)]
+        return {"drift": (norms[0] / norms[1].clamp(min=1e-12)).clamp(0, 1)}
 
     # Learning
 
@@ -204,22 +218,31 @@ class HNET(Learner):
         assert self.running is not None  # for the type checker: `enter` came before
         return self._target.answer(x, self._generate([self.running])[0])
 
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """What the loss of the running task trains: Theta, then its embedding."""
+        assert self.running is not None  # for the type checker: `enter` came before
+        return [*self.theta, self.slots[self.running]["e"]]
+
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
         """Take one step on the task's loss and the output regulariser (section 2 of the paper, eq. 2)."""
+        return self.follow(torch.autograd.grad(loss, self.trained))
+
+    def follow(self, of_loss: Sequence[Tensor]) -> Mapping[str, float] | None:
+        """Take that step, given the loss's gradients with regard to `trained`."""
         assert self.running is not None  # for the type checker: `enter` came before
-        slot, figures = self.slots[self.running], None
-        *gradients, of_e = torch.autograd.grad(loss, [*self.theta, slot["e"]])
+        figures, gradients = None, list(of_loss[:-1])
         protected = self._protected()
         if protected and self._hyper.beta:
             penalty, more, drift = self._penalty(protected, self._change(gradients))
             torch._foreach_add_(gradients, more)
             figures = {"penalty": penalty, "drift": drift}
-        set_gradients([*self.theta, slot["e"]], [*gradients, of_e])
+        set_gradients(self.trained, [*gradients, of_loss[-1]])
         self.optimizer.step()
         self.optimizers[self.running].step()
         if self.running not in self.seen:
             self.seen.append(self.running)
-        slot["steps"] += 1
+        self.slots[self.running]["steps"] += 1
         return figures
 
     def _protected(self) -> list[int]:
@@ -243,10 +266,10 @@ class HNET(Learner):
         ahead = [(p.detach() + d).requires_grad_() for p, d in zip(self.theta, change, strict=True)]
         e = torch.stack([self.slots[task]["e"].detach() for task in tasks])
         targets = torch.stack([target for task in tasks if (target := self.slots[task]["target"]) is not None])
-        W = self._hypernetwork.weights(ahead, e)
-        R = output_penalty(W, targets, self._hyper.beta)
-        drift = (W.detach() - targets).norm(dim=1) / targets.norm(dim=1)
-        return R.item(), torch.autograd.grad(R, ahead), drift.mean().item()
+        squares = (self._hypernetwork.weights(ahead, e) - targets).square().sum(1)
+        R = self._hyper.beta * squares.mean()
+        drift = (squares.detach().sqrt() / targets.norm(dim=1)).mean()
+        return R.item(), torch.autograd.grad(R, ahead), drift.item()
 
     def on_visit_end(self, event: VisitEnd) -> None:
         """Consolidate, unless targets of this visit are still to come."""
@@ -361,66 +384,6 @@ class HNET(Learner):
         """Return the other tasks that may have left a trace in what is held of a task."""
         running = task == self.running or self.slots[task]["target"] is None
         return [other for other in self.seen if other != task] if running else self.slots[task]["provenance"]
-
-
-class HNETEntropy(HNET):
-    """HNET+ENT: answers each input by the task whose network is surest of it; tasks are told with the targets only."""
-
-    needs_task_labels = "train"
-
-    def __init__(
-        self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
-    ) -> None:
-        if spec.loss != "cross_entropy":
-            raise CapabilityError(
-                f"{type(self).__name__} tells tasks apart by the entropy of its answers, which loss={spec.loss!r} "
-                "does not define: expected classification"
-            )
-        super().__init__(spec, seed=seed, device=device, **hyperparameters)
-
-    def step(self, observation: Mapping[str, Any]) -> Tensor:
-        """Infer the tasks, and answer."""
-        return self.predict(observation["x"])
-
-    @torch.no_grad()
-    def infer(self, x: Tensor) -> tuple[list[int], Tensor]:
-        """Return the known tasks, and for each input the number of the one with the least entropy, int64 ``(n,)``.
-
-        Entropies are computed from log-probabilities, which stay finite where probabilities vanish.
-        """
-        tasks = list(self.slots) or [0]
-        return tasks, self._surest(tasks, x, self._generate(tasks))
-
-    def _surest(self, tasks: Sequence[int], x: Tensor, W: Tensor) -> Tensor:
-        entropies = []
-        for task, of_task in zip(tasks, W, strict=True):
-            log_p = F.log_softmax(self._target.answer(x, of_task)[:, : self._spec.outputs(task)], 1)
-            entropies.append(-(log_p.exp() * log_p).sum(1))
-        return torch.stack(entropies).argmin(0)
-
-    def _by_surest(self, read: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> Tensor:
-        """Return for each input what is read off the network of the task inferred for it."""
-        tasks = list(self.slots) or [0]
-        W = self._generate(tasks)
-        everything = torch.stack([read(x, of_task) for of_task in W])
-        return everything[self._surest(tasks, x, W), torch.arange(len(x), device=x.device)]
-
-    @torch.no_grad()
-    def predict(self, x: Tensor, task: int | None = None) -> Tensor:
-        """Answer each input with the network of the task inferred for it; a label is ignored."""
-        del task
-        return self._by_surest(self._target.answer, x)
-
-    @torch.no_grad()
-    def features(self, x: Tensor, task: int | None = None) -> Tensor:
-        """Return the backbone's output of the task inferred for each input."""
-        del task
-        return self._by_surest(self._target.features, x)
-
-    def unlearn(self, request: UnlearnRequest) -> Receipt:
-        """Forget tasks as `HNET` does; with the choice of tasks, answers for all of them may change."""
-        receipt = super().unlearn(request)
-        return replace(receipt, changed=tuple(sorted(self.slots)))
 
 
 def output_penalty(W: Tensor, targets: Tensor, beta: float) -> Tensor:

@@ -1,6 +1,7 @@
 """clenv: a gym-style world for continual learning with forgetting on purpose."""
 
 from clenv.agent import Agent, NoHyperparameters, Outcome
+from clenv.bench.report import report
 from clenv.env import ContinualEnv
 from clenv.errors import (
     CapabilityError,
@@ -14,6 +15,7 @@ from clenv.errors import (
     UnknownNameError,
 )
 from clenv.evaluation import Evaluation, Retention
+from clenv.evaluation.verdict import Audit, Verdict
 from clenv.events import Exactness, Permanence, Receipt, Refusal, UnlearnRequest, VisitBegin, VisitEnd
 from clenv.registry import agent_names, make, make_agent, register, register_agent, scenario_ids
 from clenv.requests import CLPU, RandomRequests, Requests, Script, permanent, unlearn
@@ -22,12 +24,13 @@ from clenv.score import Score
 from clenv.settings import Settings, StreamSpec
 from clenv.task import Contexts, Scenario, Split, Task
 
-# The composition root: importing these two registers what is built in, by name, and loads no method and no data.
-from clenv import agents, scenarios  # isort: skip
+# The composition root: importing these registers what is built in, by name, and loads no method and no data.
+from clenv import agents, avalanche, scenarios  # isort: skip
 
 __all__ = [
     "CLPU",
     "Agent",
+    "Audit",
     "CapabilityError",
     "CheckpointError",
     "ClenvError",
@@ -58,15 +61,18 @@ __all__ = [
     "Task",
     "UnknownNameError",
     "UnlearnRequest",
+    "Verdict",
     "VisitBegin",
     "VisitEnd",
     "agent_names",
     "agents",
+    "avalanche",
     "make",
     "make_agent",
     "permanent",
     "register",
     "register_agent",
+    "report",
     "resume",
     "run",
     "scenario_ids",

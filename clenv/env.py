@@ -153,7 +153,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         self._warn_about_recurrence()
 
     def _check_contexts(self) -> None:
-        for name in ("schedule", "weights", "ood_tasks", "pretrain_steps"):
+        for name in ("schedule", "weights", "ood_tasks", "pretrain_steps", "pretrain_tasks"):
             if getattr(self.settings, name):
                 raise SettingsError(f"{name} is set, but the scenario samples endless contexts: expected none")
         if self.settings.paradigm == "class":
@@ -163,15 +163,23 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         """Return the tasks of the stream, then those of the pre-training phase."""
         if not given:
             raise SettingsError("the repository is empty: expected at least one task")
-        tasks = self._weighted(list(given))
-        self._streamed = len(tasks)
-        if not self.settings.pretrain_steps:
-            return tasks
-        if not self.scenario.pretrain_tasks:
+        steps, kept = self.settings.pretrain_steps, self.settings.pretrain_tasks
+        if kept >= len(given):
             raise SettingsError(
-                f"pretrain_steps={self.settings.pretrain_steps}, but the scenario has no pre-training tasks"
+                f"pretrain_tasks={kept}, but the scenario has {len(given)} tasks: expected fewer, so that the stream "
+                "has one"
             )
-        return tasks + list(self.scenario.pretrain_tasks)
+        tasks = self._weighted(list(given[: len(given) - kept]))
+        self._streamed = len(tasks)
+        if not steps:
+            return tasks
+        before = [*self.scenario.pretrain_tasks, *given[len(given) - kept :]]
+        if not before:
+            raise SettingsError(
+                f"pretrain_steps={steps}, but the scenario has no pre-training tasks: set pretrain_tasks, how many of "
+                "its tasks are kept for that phase"
+            )
+        return tasks + before
 
     def _weighted(self, tasks: list[Task]) -> list[Task]:
         """Apply the weights and add the out-of-distribution tasks with their total probability."""
@@ -687,9 +695,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         examples: int | None,
     ) -> tuple[float, float]:
         shown = self._tasks[task]
-        data = shown.split(split)
-        rows = shown.subsample(split, examples)
-        x, y = shown.task.inputs(data, rows), shown.targets(data, rows)
+        x, y = self.examples(task, split, examples)
         told = task if self.settings.task_labels == "given" else None
         predictions = predict(x, told)
         if tuple(predictions.shape) != (len(x), self.stream_spec.output_size):
@@ -701,6 +707,20 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         if shown.task.loss == "mse":
             return F.mse_loss(predictions, y).item(), math.nan
         return F.cross_entropy(predictions, y).item(), (predictions.argmax(1) == y).float().mean().item()
+
+    def examples(
+        self, task: int, split: Literal["test", "validation", "train"] = "test", examples: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return a split's inputs and targets as the stream shows them.
+
+        Args:
+            task: Index of the task.
+            split: Which split.
+            examples: A fixed subsample of this size, drawn once a task; None: the whole split.
+        """
+        shown = self._tasks[task]
+        data, rows = shown.split(split), shown.subsample(split, examples)
+        return shown.task.inputs(data, rows), shown.targets(data, rows)
 
     def _steps_played(self) -> int:
         """Steps of the stream before this moment."""

@@ -8,7 +8,14 @@ from small_fashion import write_fashion_mnist
 from clenv.registry import agent_class, agent_names, scenario_ids
 from clenv.testing import Check, check_agent, check_scenario
 
-QUICK = {"hnet": {"erasure_steps": 3}, "hnet-ent": {"erasure_steps": 3}, "hnet-online": {"erasure_steps": 3}}
+_HNET = {"erasure_steps": 3}
+_HNET_REPLAY = {**_HNET, "refresh_steps": 3}
+_REPLAY = {"removal_steps": 2, "capacity": 50}
+QUICK = {
+    **dict.fromkeys(("hnet", "hnet-ent", "hnet-online"), _HNET),
+    **dict.fromkeys(("hnet-r", "hnet-tir"), _HNET_REPLAY),
+    **dict.fromkeys(("er", "der", "derpp"), _REPLAY),
+}
 """Hyperparameters that spare time, by agent."""
 
 

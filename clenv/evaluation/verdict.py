@@ -1,0 +1,279 @@
+"""What an audit says about one unlearning request: claimed against measured, and every figure behind it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, overload
+
+from clenv.checkpoint import write_atomically
+from clenv.errors import CheckpointError
+from clenv.events import Exactness
+
+FORMAT = "clenv audit 1"
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A distance to the reference, beside what it is to be compared with; nan where it is undefined.
+
+    Attributes:
+        main: Of the agent that unlearned.
+        nothing: Of the same agent with all requests withheld: the ceiling.
+        seeds: Of a reference of another seed: the floor, below which nobody can tell.
+        fresh: Of an agent of the same seed before the stream.
+    """
+
+    main: float
+    nothing: float
+    seeds: float = math.nan
+    fresh: float = math.nan
+
+    @property
+    def closed(self) -> float:
+        """Share of the gap that unlearning closed: ``1 - main / nothing``; nan if there was none."""
+        return 1 - self.main / self.nothing if self.nothing > 0 else math.nan
+
+
+@dataclass(frozen=True)
+class Trio:
+    """One figure of three agents; nan where it is undefined.
+
+    Attributes:
+        main: Of the agent that unlearned.
+        reference: Of the agent that never saw the removed visits.
+        full: Of the agent that saw everything and was never asked.
+    """
+
+    main: float
+    reference: float
+    full: float
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A membership attack: can the removed task's training examples be told from held-out ones?
+
+    Attributes:
+        score: What it reaches: AUC of an attack by the loss, accuracy of one by features.
+        low, high: 95 % interval of a guess.
+        members: Training examples attacked; as many held-out ones.
+        verdict: ``uninformative``: it fails on the full agent, so that it says nothing; ``leaks``: it tells the agent
+            from a guess where it does not tell the reference, or the agent is below the interval and the reference is
+            not; else ``passed``.
+    """
+
+    score: Trio
+    low: float
+    high: float
+    members: int
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Relearning:
+    """How fast the removed task is learned again: less than the reference needs is knowledge that was left.
+
+    Attributes:
+        threshold: Online accuracy to be reached: 0.95 of what the full agent has on the task.
+        main, reference: Steps until then; None: not within ``limit``.
+        ratio: ``main / reference``; 1 is ideal; nan if one of them never got there.
+        area: Sum over the first steps, at most 100, of the reference's loss minus the agent's.
+        limit: Steps that were played.
+    """
+
+    threshold: float
+    main: int | None
+    reference: int | None
+    ratio: float
+    area: float
+    limit: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the request cost, against training anew.
+
+    Attributes:
+        seconds: Wall-clock time of the request.
+        samples: Examples read for it.
+        bytes_freed: Task-specific state dropped.
+        memory: Bytes of the state after it.
+        retrain_seconds: Wall-clock time of training the reference.
+        retrain_samples: Examples that the reference was trained on.
+        slow_down: Time a step of ordinary learning takes, divided by that of the full agent; about 1.
+    """
+
+    seconds: float
+    samples: int
+    bytes_freed: int
+    memory: int
+    retrain_seconds: float
+    retrain_samples: int
+    slow_down: float = math.nan
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of one request; requests after the same step are judged together.
+
+    Attributes:
+        step: Step after which it fell; with ``at="end"`` the last step of the stream, for all requests together.
+        tasks: Names of the removed tasks, e.g. ``digits 0 and 1``.
+        remaining: Names of R(t).
+        claimed: Level of the receipt; the lowest of several.
+        measured: The highest level that every test of it allows.
+        holds: Whether the claim is not above what was measured, and the receipt true.
+        reasons: Why the level measured is not higher, and what is untrue in the receipt.
+        leaks: What gives away that the task was once known, one sentence each.
+        leftovers: Places in the agent where examples or tensors of a removed task were found.
+        distances: On the removed tasks, by metric.
+        distances_all: On all tasks seen, by metric: damage to those that remain shows here.
+        parameters: Distance in parameter space, relative to how far the reference moved; no floor.
+        identical: Share of the entries of the state that equal the reference's bit for bit.
+        accuracy: On held-out data of the removed tasks, as the agents answer; nan for regression.
+        retained_head: The same through the output head that existed before the request, kept by an attacker.
+        attacks: Membership attacks, ``loss`` and ``features``.
+        relearning: None: not measured.
+        accuracy_difference: AD: mean over R(t) of accuracy minus the full agent's; positive: forgetting freed capacity.
+        accuracy_differences: The same by task.
+        loss_difference: ADL: the full agent's online loss minus the agent's, summed over the steps after the request.
+        cost: Against training anew.
+    """
+
+    step: int
+    tasks: tuple[str, ...]
+    remaining: tuple[str, ...]
+    claimed: Exactness
+    measured: Exactness
+    holds: bool
+    reasons: tuple[str, ...] = ()
+    leaks: tuple[str, ...] = ()
+    leftovers: tuple[str, ...] = ()
+    distances: Mapping[str, Gap] = field(default_factory=dict)
+    distances_all: Mapping[str, Gap] = field(default_factory=dict)
+    parameters: Gap | None = None
+    identical: Trio | None = None
+    accuracy: Trio | None = None
+    retained_head: Trio | None = None
+    attacks: Mapping[str, Attack] = field(default_factory=dict)
+    relearning: Relearning | None = None
+    accuracy_difference: float = math.nan
+    accuracy_differences: Mapping[str, float] = field(default_factory=dict)
+    loss_difference: float = math.nan
+    cost: Cost | None = None
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the verdict as JSON knows it: levels by name, None for what is undefined, ``closed`` in each gap."""
+        plain: dict[str, Any] = _plain(
+            {**asdict(self), "claimed": self.claimed.name, "measured": self.measured.name},
+        )
+        for part in ("distances", "distances_all"):
+            for name, gap in getattr(self, part).items():
+                plain[part][name]["closed"] = _plain(gap.closed)
+        if self.parameters is not None:
+            plain["parameters"]["closed"] = _plain(self.parameters.closed)
+        return plain
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Verdict:
+        """Return the verdict that `to_plain` wrote."""
+        values = {item.name: plain[item.name] for item in fields(cls)}
+        for name in ("claimed", "measured"):
+            values[name] = Exactness[values[name]]
+        for name in ("tasks", "remaining", "reasons", "leaks", "leftovers"):
+            values[name] = tuple(values[name])
+        for name in ("distances", "distances_all"):
+            values[name] = {metric: _record(Gap, gap) for metric, gap in values[name].items()}
+        values["attacks"] = {
+            name: _record(Attack, {**attack, "score": _record(Trio, attack["score"])})
+            for name, attack in values["attacks"].items()
+        }
+        kinds = {
+            "parameters": Gap,
+            "identical": Trio,
+            "accuracy": Trio,
+            "retained_head": Trio,
+            "relearning": Relearning,
+            "cost": Cost,
+        }
+        for name, kind in kinds.items():
+            values[name] = None if values[name] is None else _record(kind, values[name])
+        for name in ("accuracy_difference", "loss_difference"):
+            values[name] = math.nan if values[name] is None else values[name]
+        return cls(**values)
+
+
+class Audit(Sequence[Verdict]):
+    """The verdicts of a run, in stream order.
+
+    Args:
+        verdicts: One a request.
+    """
+
+    def __init__(self, verdicts: Sequence[Verdict]) -> None:
+        self._verdicts = tuple(verdicts)
+
+    @property
+    def holds(self) -> bool:
+        """Whether every claim holds."""
+        return all(verdict.holds for verdict in self)
+
+    def __len__(self) -> int:
+        return len(self._verdicts)
+
+    @overload
+    def __getitem__(self, number: int) -> Verdict: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Verdict]: ...
+    def __getitem__(self, number: int | slice) -> Verdict | Sequence[Verdict]:
+        return self._verdicts[number]
+
+    def __iter__(self) -> Iterator[Verdict]:
+        return iter(self._verdicts)
+
+    def save(self, path: str | Path) -> None:
+        """Write the verdicts as JSON, atomically."""
+        content = {"format": FORMAT, "holds": self.holds, "verdicts": [verdict.to_plain() for verdict in self]}
+        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+        write_atomically(Path(path), lambda file: file.write_text(text))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Audit:
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointError: The file is missing, or was not written by this version of clenv.
+        """
+        try:
+            content = json.loads(Path(path).read_text())
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} holds no audit: {error}") from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise CheckpointError(f"{path} was not written by this version of clenv: expected format {FORMAT!r}")
+        return cls([Verdict.from_plain(plain) for plain in content["verdicts"]])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _record(kind: type[Any], plain: Mapping[str, Any]) -> Any:
+    """Return a record; None means nan wherever a float is expected."""
+    known = {item.name: item for item in fields(kind)}
+    return kind(
+        **{
+            name: math.nan if value is None and known[name].type == "float" else value
+            for name, value in plain.items()
+            if name in known
+        }
+    )
