@@ -19,7 +19,7 @@ from clenv.bench.gather import Bench, Run, State
 from clenv.bench.standings import Ranking, Standing, rankings
 from clenv.bench.statistics import Estimate, mean_of_known, profile, relative_to_best
 from clenv.bench.words import digits_for, number, p_value, with_interval
-from clenv.draw import lives, order_of_task
+from clenv.draw import Life, lives, order_of_task
 from clenv.errors import CheckpointError, ClenvWarning
 from clenv.evaluation.verdict import Verdict
 from clenv.events import event_from_plain
@@ -216,7 +216,7 @@ def _stream(bench: Bench, scenario: str, figures: Figures, order: Mapping[str, i
     if len(names) <= ROWS:
         ids = [str(task) for task in whole.content["tasks"]]
         names.sort(key=lambda name: order_of_task(ids, name))
-    lived = lives(visits, [event_from_plain(event) for event in whole.events])
+    lived = _lives(whole)
     drawn = Stream(visits, lived, whole.score.steps, names)
     told = "; ".join(f"{run.agent} {number(run.figure('mean_loss'))}" for run in runs)
     asked = [f"{life.task} at step {life.unlearned}" for life in lived if life.unlearned is not None]
@@ -236,6 +236,10 @@ def _stream(bench: Bench, scenario: str, figures: Figures, order: Mapping[str, i
         "permanent": bool(kept),
         "unlearned": bool(asked),
     }
+
+
+def _lives(run: Run) -> list[Life]:
+    return lives(run.score.visits, [event_from_plain(event) for event in run.events])
 
 
 def _returns(bench: Bench, scenario: str, agents: Sequence[str], order: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -276,6 +280,11 @@ def _retention(run: Run, order: Mapping[str, int]) -> dict[str, Any] | None:
     values = np.array(rows, dtype=np.float64).reshape(len(steps), len(found))[:, columns]
     if np.isnan(values).all():
         return None
+    spread = over_steps(steps, values, max(run.score.steps, steps[-1], 1))
+    for life in _lives(run):
+        if life.unlearned is not None and life.task in names:
+            gone = round(spread.shape[1] * life.unlearned / max(run.score.steps, 1))
+            spread[names.index(life.task), gone:] = np.nan
     last = [
         (name, number(values[-1, place]) if not np.isnan(values[-1, place]) else "not in R(T)")
         for place, name in enumerate(names)
@@ -283,7 +292,7 @@ def _retention(run: Run, order: Mapping[str, int]) -> dict[str, Any] | None:
     return {
         **_legend(run.agent, order[run.agent]),
         "seed": run.seed,
-        "image": heat_map(over_steps(steps, values, max(run.score.steps, steps[-1], 1))),
+        "image": heat_map(spread),
         "names": names if len(names) <= ROWS else [],
         "count": len(names),
         "steps": run.score.steps,
