@@ -9,6 +9,7 @@ for _name, _path in {
     "adahat": "clenv.agents.adahat:AdaHAT",
     "agem": "clenv.agents.agem:AGEM",
     "amnesiac-hat": "clenv.agents.amnesiac_hat:AmnesiacHAT",
+    "anml": "clenv.agents.anml:ANML",
     "blind-last": "clenv.agents.blind:BlindLast",
     "blind-task": "clenv.agents.blind:BlindTask",
     "c-maml": "clenv.agents.c_maml:CMAML",
