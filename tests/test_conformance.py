@@ -12,7 +12,7 @@ _HNET = {"erasure_steps": 3}
 _HNET_REPLAY = {**_HNET, "refresh_steps": 3}
 _REPLAY = {"removal_steps": 2, "capacity": 50}
 _EPISODES = {**_REPLAY, "segment_examples": 10}
-_OFFLINE = {"epochs": 2}
+_OFFLINE = {"epochs": 1}
 QUICK = {
     **dict.fromkeys(("hnet", "hnet-ent", "hnet-online"), _HNET),
     **dict.fromkeys(("hnet-r", "hnet-tir"), _HNET_REPLAY),
