@@ -46,7 +46,7 @@ from clenv.events import (
     event_to_plain,
 )
 from clenv.ledger import Ledger
-from clenv.requests import RecordedPermanence, Requests
+from clenv.requests import RecordedRequests, Requests
 from clenv.rng import generator
 from clenv.score import Score
 from clenv.settings import Settings, StreamSpec, expected_occurrences
@@ -77,7 +77,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         scenario: Tasks, or a `Scenario`.
         settings: How the stream is made of them.
         render_mode: ``rgb_array`` or None.
-        recording: A recorded stream to play again instead of sampling one.
+        recording: A recorded stream to play again instead of sampling one, with the permanence and requests in it.
         without: Numbers of the recorded visits to leave out.
 
     Attributes:
@@ -376,7 +376,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
 
     def _requests(self) -> Requests | None:
         if self._recording is not None:
-            return _recorded_permanence(self._recording.events)
+            return _recorded_requests(self._recording.events)
         policy = self.settings.requests
         for task in policy.tasks_named() if policy is not None and self._tasks else ():
             self.task_index(task)
@@ -687,9 +687,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         examples: int | None,
     ) -> tuple[float, float]:
         shown = self._tasks[task]
-        data = shown.split(split)
-        rows = shown.subsample(split, examples)
-        x, y = shown.task.inputs(data, rows), shown.targets(data, rows)
+        x, y = self.examples(task, split, examples)
         told = task if self.settings.task_labels == "given" else None
         predictions = predict(x, told)
         if tuple(predictions.shape) != (len(x), self.stream_spec.output_size):
@@ -701,6 +699,20 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         if shown.task.loss == "mse":
             return F.mse_loss(predictions, y).item(), math.nan
         return F.cross_entropy(predictions, y).item(), (predictions.argmax(1) == y).float().mean().item()
+
+    def examples(
+        self, task: int, split: Literal["test", "validation", "train"] = "test", examples: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return a split's inputs and targets as the stream shows them.
+
+        Args:
+            task: Index of the task.
+            split: Which split.
+            examples: A fixed subsample of this size, drawn once a task; None: the whole split.
+        """
+        shown = self._tasks[task]
+        data, rows = shown.split(split), shown.subsample(split, examples)
+        return shown.task.inputs(data, rows), shown.targets(data, rows)
 
     def _steps_played(self) -> int:
         """Steps of the stream before this moment."""
@@ -730,15 +742,17 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         """Return what the stream did so far, enough to play it again."""
         return self.timeline.recording()
 
-    def replay(self, without: Collection[int] = ()) -> ContinualEnv:
-        """Return an environment that plays this stream again, with some visits left out and no request repeated.
+    def replay(self, without: Collection[int] = (), *, requests: bool = False) -> ContinualEnv:
+        """Return an environment that plays this stream again, with some visits left out.
 
         All other minibatches are bit-identical, and keep their step numbers; permanence is delivered as recorded.
 
         Args:
             without: Numbers of the visits to leave out, e.g. ``env.timeline.unlearned_visits``.
+            requests: Whether the recorded requests to unlearn are delivered again.
         """
-        return ContinualEnv(self.scenario, self.settings, recording=self.recording(), without=without)
+        recording = self.recording() if requests else self.recording().without_requests()
+        return ContinualEnv(self.scenario, self.settings, recording=recording, without=without)
 
     # Pictures
 
@@ -898,9 +912,10 @@ def _outcome_to_numpy(outcome: Outcome) -> dict[str, Any]:
     return {**fields, "x": outcome.x.cpu().numpy(), "y": outcome.y.cpu().numpy(), "loss": outcome.loss.item()}
 
 
-def _recorded_permanence(events: Sequence[Event]) -> RecordedPermanence:
+def _recorded_requests(events: Sequence[Event]) -> RecordedRequests:
     permanences = [event for event in events if isinstance(event, Permanence)]
-    return RecordedPermanence(
+    return RecordedRequests(
         after=[(event.step, event.task) for event in permanences if event.cause == "decision"],
         begin=[(event.step, event.task) for event in permanences if event.cause != "decision"],
+        unlearn=[(event.step, event.tasks) for event in events if isinstance(event, UnlearnRequest)],
     )

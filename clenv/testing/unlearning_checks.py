@@ -12,9 +12,9 @@ from clenv.agent import Agent
 from clenv.env import ContinualEnv
 from clenv.events import Exactness, Receipt
 from clenv.requests import RandomRequests, Script, unlearn
+from clenv.states import difference
 from clenv.testing.check import (
     Table,
-    difference,
     expect,
     expect_equal,
     outline,
