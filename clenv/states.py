@@ -1,8 +1,10 @@
-"""Nested states of plain containers and tensors: whether two are equal to the bit, and where they differ."""
+"""Nested states of plain containers and tensors: whether two are equal to the bit, where they differ, a hash."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,3 +40,27 @@ def _tensor_difference(found: Tensor, expected: Tensor, place: str) -> str | Non
 
 def _bits(tensor: Tensor) -> Tensor:
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+
+
+def digest(state: object) -> str:
+    """Return a hash of a nested state: equal states, of the same types and in the same order, have equal hashes."""
+    hashed = hashlib.blake2b(digest_size=16)
+    _update(hashed, state)
+    return hashed.hexdigest()
+
+
+def _update(hashed: Any, state: object) -> None:
+    if isinstance(state, Tensor):
+        hashed.update(f"tensor {state.dtype} {tuple(state.shape)} ".encode())
+        hashed.update(_bits(state.cpu()).numpy().data)
+    elif isinstance(state, Mapping):
+        hashed.update(f"mapping {len(state)} ".encode())
+        for key, item in state.items():
+            hashed.update(f"{key!r} ".encode())
+            _update(hashed, item)
+    elif isinstance(state, list | tuple):
+        hashed.update(f"{type(state).__name__} {len(state)} ".encode())
+        for item in state:
+            _update(hashed, item)
+    else:
+        hashed.update(f"{type(state).__name__} {state!r} ".encode())
