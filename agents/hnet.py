@@ -14,6 +14,7 @@ that the generator made for it when it was consolidated. What matters in the det
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, TypedDict
@@ -86,7 +87,7 @@ class HNET(Learner):
         chunk_embedding: int = 16
         """``d_c``: size of a chunk's embedding."""
         init: Init = "kaiming"
-        """Initialisation of the generator; ``xavier`` is the authors'."""
+        """Initialisation of the generator; ``xavier`` is the authors', ``hyperfan`` for deep targets."""
         beta: float = 0.01
         """Strength of the output regulariser."""
         subset: int | None = 1
@@ -155,8 +156,9 @@ class HNET(Learner):
     # Answers
 
     def _new(self, task: int) -> Slot:
-        """Return what is kept of a task never seen: ``e ~ N(0, 1)``."""
+        """Return what is kept of a task never seen: ``e ~ N(0, 1)``, or of the variance that the generator asks for."""
         e = torch.randn(self._hyper.embedding, generator=self.generator("embedding", task))
+        e *= math.sqrt(self._hypernetwork.embedding_variance)
         return Slot(e=nn.Parameter(e.to(self._device)), target=None, steps=0, provenance=[])
 
     def _generate(self, tasks: Sequence[int]) -> Tensor:
@@ -243,10 +245,10 @@ class HNET(Learner):
         ahead = [(p.detach() + d).requires_grad_() for p, d in zip(self.theta, change, strict=True)]
         e = torch.stack([self.slots[task]["e"].detach() for task in tasks])
         targets = torch.stack([target for task in tasks if (target := self.slots[task]["target"]) is not None])
-        W = self._hypernetwork.weights(ahead, e)
-        R = output_penalty(W, targets, self._hyper.beta)
-        drift = (W.detach() - targets).norm(dim=1) / targets.norm(dim=1)
-        return R.item(), torch.autograd.grad(R, ahead), drift.mean().item()
+        squares = (self._hypernetwork.weights(ahead, e) - targets).square().sum(1)
+        R = self._hyper.beta * squares.mean()
+        drift = (squares.detach().sqrt() / targets.norm(dim=1)).mean()
+        return R.item(), torch.autograd.grad(R, ahead), drift.item()
 
     def on_visit_end(self, event: VisitEnd) -> None:
         """Consolidate, unless targets of this visit are still to come."""

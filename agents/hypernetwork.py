@@ -1,6 +1,7 @@
 """A hypernetwork: maps the embedding of a task to all weights of a target network, at once or chunk by chunk.
 
 von Oswald, Henning, Grewe, Sacramento, *Continual learning with hypernetworks*, ICLR 2020 (arXiv 1906.00695).
+Initialisation by variance: Chang, Flokas, Lipson, *Principled weight initialization for hypernetworks*, ICLR 2020.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Literal
 
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 from .backbone import Backbone, initial_affine
 
 Activation = Literal["relu", "elu", "sigmoid"]
-Init = Literal["kaiming", "xavier"]
+Init = Literal["kaiming", "xavier", "hyperfan"]
 _ACTIVATIONS = {"relu": torch.relu, "elu": F.elu, "sigmoid": torch.sigmoid}
 
 
@@ -112,26 +114,78 @@ class Hypernetwork:
         layers = sum((a + 1) * b for a, b in pairwise(widths))
         return layers + (0 if self.chunk is None else self.chunks * self.chunk_embedding)
 
+    @property
+    def variances(self) -> list[float]:
+        """Variance that ``hyperfan`` gives each tensor of the target, as in `Target.shapes` (Chang et al., fan-in).
+
+        ``r / (2 fan_in)`` for weights and ``r / 2`` for biases, which then share the variance of a layer's output, with
+        ``r = 2`` for rectified units, else 1. With chunks ``r / fan_in``, and for biases ``1 / (3 fan_in)``, PyTorch's
+        own: a chunk that holds some of both could not have variances so far apart.
+        """
+        r = 2.0 if self.target.backbone.activation == "relu" else 1.0
+        fans = [math.prod(shape[1:]) for shape in self.target.shapes[::2]]
+        pairs = [(r / (2 * fan), r / 2) if self.chunk is None else (r / fan, 1 / (3 * fan)) for fan in fans]
+        return [variance for pair in pairs for variance in pair]
+
+    @cached_property
+    def _chunk_variances(self) -> Tensor:
+        """Mean of `variances` over the weights of each chunk, shape ``(C,)``."""
+        sizes = map(math.prod, self.target.shapes)
+        wanted = torch.cat([torch.full((size,), v) for size, v in zip(sizes, self.variances, strict=True)])
+        return torch.stack([part.mean() for part in torch.split(wanted, self.chunk or self.target.size)])
+
+    @property
+    def embedding_variance(self) -> float:
+        """Variance to draw task embeddings with: 1, or what leaves the chunks of ``hyperfan`` room for their own.
+
+        They share the generator's inputs, so that no chunk can vary less than the tasks make it: half of the least.
+        """
+        if self.init != "hyperfan" or self.chunk is None:
+            return 1.0
+        return self._chunk_variances.min().item() * (self.embedding + self.chunk_embedding) / (2 * self.embedding)
+
     def initial(self, generator: torch.Generator, device: torch.device) -> list[nn.Parameter]:
-        """Draw Theta on the CPU, and move it to the device; chunk embeddings are ``N(0, 1)``."""
+        """Draw Theta on the CPU, and move it to the device; chunk embeddings are normal, with mean 0."""
         widths = self._widths
         tensors: list[Tensor] = []
         for number, (inputs, outputs) in enumerate(pairwise(widths)):
-            bounds = self._bounds(inputs, outputs, head=number == len(self.hidden))
+            bounds = self._head_bounds(inputs, outputs) if number == len(self.hidden) else self._bound(inputs, outputs)
             weight = torch.empty(outputs, inputs).uniform_(-1, 1, generator=generator) * bounds
             tensors += [weight, torch.zeros(outputs)]
         if self.chunk is not None:
-            tensors.append(torch.randn(self.chunks, self.chunk_embedding, generator=generator))
+            c = torch.randn(self.chunks, self.chunk_embedding, generator=generator)
+            tensors.append(c * self._chunk_deviations() if self.init == "hyperfan" else c)
         return [nn.Parameter(tensor.to(device)) for tensor in tensors]
 
-    def _bounds(self, inputs: int, outputs: int, *, head: bool) -> Tensor:
-        """Return the bound of the uniform law of each row of a matrix, shape ``(outputs, 1)`` or ``()``."""
+    def _bound(self, inputs: int, outputs: int) -> float:
+        """Return the bound of the uniform law of a hidden layer's weights."""
+        return math.sqrt(6 / (inputs + outputs)) if self.init == "xavier" else math.sqrt(6 / inputs)
+
+    def _head_bounds(self, inputs: int, outputs: int) -> Tensor | float:
+        """Return that of the head; of each row, shape ``(outputs, 1)``, where they differ.
+
+        But for ``xavier``, the head's inputs have mean square 1 (`_chunk_deviations` apart), so that its outputs have
+        variance ``inputs * bound^2 / 3``.
+        """
+        sizes = [math.prod(shape) for shape in self.target.shapes]
+        if self.init == "kaiming":
+            return 1 / math.sqrt(inputs * math.prod(self.target.shapes[0][1:]))
+        if self.chunk is not None:
+            return self._bound(inputs, outputs) if self.init == "xavier" else math.sqrt(3 / inputs)
         if self.init == "xavier":
-            blocks = [math.prod(shape) for shape in self.target.shapes] if head and self.chunk is None else [outputs]
-            return torch.cat([torch.full((rows, 1), math.sqrt(6 / (inputs + rows))) for rows in blocks])
-        if head:  # its inputs have mean square 1, so that the outputs' variance is inputs * bound^2 / 3
-            return torch.tensor(1 / math.sqrt(inputs * math.prod(self.target.shapes[0][1:])))
-        return torch.tensor(math.sqrt(6 / inputs))
+            bounds = [self._bound(inputs, size) for size in sizes]
+        else:
+            bounds = [math.sqrt(3 * variance / inputs) for variance in self.variances]
+        return torch.cat([torch.full((size, 1), bound) for size, bound in zip(sizes, bounds, strict=True)])
+
+    def _chunk_deviations(self) -> Tensor:
+        """Return the standard deviation of each chunk's embedding, shape ``(C, 1)``.
+
+        The head's inputs have the mean square of the generator's, ``(d_e Var(e) + d_c Var(c_j)) / (d_e + d_c)``.
+        """
+        d_e, d_c = self.embedding, self.chunk_embedding
+        own = ((d_e + d_c) * self._chunk_variances - d_e * self.embedding_variance) / d_c
+        return own.sqrt()[:, None]
 
     def weights(self, theta: Sequence[Tensor], e: Tensor) -> Tensor:
         """Return ``h(e_k; Theta)`` for several tasks in one pass.

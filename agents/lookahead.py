@@ -31,27 +31,32 @@ def lookahead(
         change = _adam
     else:
         raise TypeError(f"lookahead knows SGD and Adam, not {type(optimizer).__name__}")
-    changes = []
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        g = gradient + group["weight_decay"] * parameter if group["weight_decay"] else gradient
-        changes.append(change(group, optimizer.state.get(parameter, {}), g))
-    return changes
+    g = list(gradients)
+    if group["weight_decay"]:
+        g = [gradient + group["weight_decay"] * p for gradient, p in zip(g, parameters, strict=True)]
+    return change(group, [optimizer.state.get(parameter, {}) for parameter in parameters], g)
 
 
-def _sgd(group: dict[str, Any], state: dict[str, Tensor], g: Tensor) -> Tensor:
-    rate, mu = float(group["lr"]), float(group["momentum"])
+def _sgd(group: dict[str, Any], states: list[dict[str, Tensor]], g: list[Tensor]) -> list[Tensor]:
+    rate, mu, damped = float(group["lr"]), float(group["momentum"]), 1 - float(group["dampening"])
     if mu:
-        buffer = state.get("momentum_buffer")
-        m = g if buffer is None else mu * buffer + (1 - float(group["dampening"])) * g
-        g = g + mu * m if group["nesterov"] else m
-    return -rate * g
+        buffers = [state.get("momentum_buffer") for state in states]
+        m = [new if old is None else mu * old + damped * new for old, new in zip(buffers, g, strict=True)]
+        g = [new + mu * ahead for new, ahead in zip(g, m, strict=True)] if group["nesterov"] else m
+    return [-rate * each for each in g]
 
 
-def _adam(group: dict[str, Any], state: dict[str, Tensor], g: Tensor) -> Tensor:
+def _adam(group: dict[str, Any], states: list[dict[str, Tensor]], g: list[Tensor]) -> list[Tensor]:
     rate, eps = float(group["lr"]), float(group["eps"])
     beta1, beta2 = map(float, group["betas"])
-    n = float(state["step"]) + 1 if state else 1.0
-    m, v = (1 - beta1) * g, (1 - beta2) * g * g
-    if state:
-        m, v = m + beta1 * state["exp_avg"], v + beta2 * state["exp_avg_sq"]
-    return -rate / (1 - math.pow(beta1, n)) * m / (v.sqrt() / math.sqrt(1 - math.pow(beta2, n)) + eps)
+    n = float(states[0]["step"]) + 1 if states[0] else 1.0  # all were stepped equally often
+    m, v = [(1 - beta1) * each for each in g], [(1 - beta2) * each * each for each in g]
+    if states[0]:
+        torch._foreach_add_(m, [state["exp_avg"] for state in states], alpha=beta1)
+        torch._foreach_add_(v, [state["exp_avg_sq"] for state in states], alpha=beta2)
+    torch._foreach_sqrt_(v)
+    torch._foreach_div_(v, math.sqrt(1 - math.pow(beta2, n)))
+    torch._foreach_add_(v, eps)
+    torch._foreach_div_(m, v)
+    torch._foreach_mul_(m, -rate / (1 - math.pow(beta1, n)))
+    return m

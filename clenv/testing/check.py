@@ -93,20 +93,6 @@ def expect_equal(found: object, expected: object, message: str) -> None:
     expect(where is None, f"{message}: {where}")
 
 
-def outline(state: object, where: str = "") -> set[str]:
-    """Return a line for each part of a nested state: its path, and shape and type if it is a tensor.
-
-    A list of numbers or a vector is one part, whatever its length.
-    """
-    if isinstance(state, Mapping):
-        return {line for key, item in state.items() for line in outline(item, f"{where}[{key!r}]")}
-    if isinstance(state, list | tuple) and not all(isinstance(item, int | float) for item in state):
-        return {line for number, item in enumerate(state) for line in outline(item, f"{where}[{number}]")}
-    if isinstance(state, Tensor):
-        return {f"{where}: {'vector' if state.dim() == 1 else tuple(state.shape)} {state.dtype}"}
-    return {where}
-
-
 def count(state: object) -> int:
     """Return the number of leaves of a nested state."""
     if isinstance(state, Mapping):

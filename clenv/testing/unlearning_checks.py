@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from clenv.agent import Agent
 from clenv.env import ContinualEnv
+from clenv.evaluation.leftovers import find_examples, outline
 from clenv.events import Exactness, Receipt
 from clenv.requests import RandomRequests, Script, unlearn
 from clenv.states import difference
@@ -17,7 +18,6 @@ from clenv.testing.check import (
     Table,
     expect,
     expect_equal,
-    outline,
 )
 from clenv.testing.worlds import (
     ROUND,
@@ -147,41 +147,15 @@ def unlearning_leaves_nothing_behind(subject: Subject) -> None:
         where = f"request for task {task} after step {step}"
         if served.receipt.level is Exactness.UNSUPPORTED:
             continue
-        found = holds_row(served.states[1], env.tasks[task].train.x)
-        expect(found is None, f"{where}: an example of it is in the state, at {found}")
+        for found in find_examples(served.states[1], env.tasks[task].train.x):
+            expect(False, f"{where}: {found.count} of its examples are in the state, at {found.path} ({found.kind})")
         _check_leftovers(life, _reference(subject, env), where)
 
 
 def _check_leftovers(life: Life, reference: Agent, where: str) -> None:
     """Compare what two states consist of; lists of numbers may note which remaining tasks the traces have reached."""
-    more = sorted(outline(life.agent.state_dict()) - outline(reference.state_dict()))
+    more = sorted(outline(life.agent.state_dict()).keys() - outline(reference.state_dict()).keys())
     expect(not more, f"{where}: at the end the state holds {more[:3]}, which a run without the task lacks")
-
-
-def holds_row(state: object, rows: Tensor, where: str = "") -> str | None:
-    """Return where a nested state holds an exact copy of a row, in a tensor or a list of numbers; None if nowhere."""
-    if isinstance(state, Mapping):
-        parts = [(f"{where}[{key!r}]", item) for key, item in state.items()]
-    elif isinstance(state, list | tuple):
-        if state and all(isinstance(item, float) for item in state):
-            return holds_row(torch.tensor(state), rows, where)
-        parts = [(f"{where}[{number}]", item) for number, item in enumerate(state)]
-    else:
-        return where if isinstance(state, Tensor) and _holds_row(state, rows) else None
-    return next((found for name, item in parts if (found := holds_row(item, rows, name)) is not None), None)
-
-
-def _holds_row(tensor: Tensor, rows: Tensor) -> bool:
-    """Whether consecutive values of a tensor, read by rows or by columns, are one of ``rows``."""
-    rows, values = rows.flatten(1), tensor.detach().cpu().float()
-    width = rows.shape[1]
-    for line in (values.flatten(), values.movedim(0, -1).flatten() if values.dim() else values.flatten()):
-        if len(line) >= width:
-            windows = line.unfold(0, width, 1)
-            windows = windows[torch.isin(windows[:, 0], rows[:, 0])]
-            if bool((windows[:, None] == rows[None]).all(dim=2).any()):
-                return True
-    return False
 
 
 @CHECKS.add

@@ -386,32 +386,3 @@ def test_erasures_void_the_embedding_but_not_the_knowledge(digits, erasure):
         play(env, agent, 120)
         assert audited(env, agent, e) < 0.85  # some of it may come back as another task is learned
     assert recovered(env, agent) > 0.8  # why the claim is level L1
-
-
-@pytest.mark.parametrize(("beta", "steps"), [(0.005, 2000), (0.0, 1000)])
-def test_the_toy_keeps_its_curves_by_the_regulariser(beta, steps):
-    """Half of the published steps, or fewer; `examples/hnet_toy.py` makes the whole table."""
-    env = clenv.make(
-        "clenv/ToyThreePolynomials-v0", schedule=(0, 1, 2), round_length=steps, batch_size=32, horizon=None
-    ).unwrapped
-    published = {
-        "hidden": (10, 10),
-        "activation": "sigmoid",
-        "learning_rate": 1e-2,
-        "embedding": 2,
-        "generator_hidden": (10, 10),
-        "generator_activation": "sigmoid",
-        "chunk": None,
-        "init": "xavier",
-        "subset": None,
-        "fresh_moments": True,
-    }
-    agent = clenv.make_agent("hnet", env, beta=beta, **published)
-    env.reset(seed=0)
-    play(env, agent)
-    errors = list(env.evaluate(agent, (0, 1, 2)).loss.values())
-    if beta:
-        assert max(errors) < 0.05
-    else:
-        assert max(errors[:2]) > 1
-        assert errors[2] < 0.1

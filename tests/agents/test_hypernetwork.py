@@ -113,3 +113,55 @@ def test_xavier_bounds_are_those_of_each_tensor():
     for rows, block in zip([1200, 200, 20000, 100, 300, 3], head.split([1200, 200, 20000, 100, 300, 3]), strict=True):
         bound = (6 / (50 + rows)) ** 0.5
         assert 0.9 * bound < block.abs().max() <= bound
+
+
+def spread(h, seeds=6, tasks=8):
+    """Return the mean square of every generated tensor, over several generators and tasks."""
+    generated = []
+    for seed in range(seeds):
+        e = torch.randn(tasks, h.embedding, generator=torch_generator(seed, "e")) * h.embedding_variance**0.5
+        generated += [h.target.tensors(W) for W in h.weights(h.initial(torch_generator(seed), CPU), e).detach()]
+    return [
+        torch.cat([t.flatten() for t in of_tensor]).square().mean().item() for of_tensor in zip(*generated, strict=True)
+    ]
+
+
+def test_hyperfan_gives_every_tensor_its_own_variance():
+    """Chang et al., fan-in, rectified units: 1 / fan_in for weights, 1 for biases."""
+    h = network(50, (200, 20), 4, d_e=16, units=(64, 64), chunk=None, init="hyperfan")
+    expected = [1 / 50, 1, 1 / 200, 1, 1 / 20, 1]
+    assert h.variances == pytest.approx(expected)
+    assert spread(h) == pytest.approx(expected, rel=0.35)
+    kaiming = spread(network(50, (200, 20), 4, d_e=16, units=(64, 64), chunk=None))
+    assert kaiming == pytest.approx([kaiming[0]] * 6, rel=0.35)  # one spread for all: the negative control
+
+
+def test_hyperfan_keeps_signals_alive_in_deep_targets():
+    """Mean squares stay within a factor of 2.5 over eight layers; with the one spread of ``kaiming`` they die out."""
+    x = torch.randn(500, 50, generator=torch_generator(3))
+
+    def last(init):
+        h = network(50, (100,) * 8, 4, d_e=16, units=(64,), chunk=None, init=init)
+        e = torch.randn(10, 16, generator=torch_generator(1))
+        W = h.weights(h.initial(torch_generator(0), CPU), e).detach()
+        return sum(h.target.features(x, w).square().mean().item() for w in W) / 10
+
+    assert 0.4 < last("hyperfan") < 2.5
+    assert last("kaiming") < 0.02
+
+
+def test_hyperfan_sets_the_variance_of_chunks_by_their_embeddings():
+    """Chunks are as large as tensors here: each has the variance 2 / fan_in of its weights; none is cut to a floor."""
+    target = Target(Architecture(hidden=(40, 10)).build((400,)), 10)
+    h = Hypernetwork(target, 16, (64,), 400, 16, "relu", "hyperfan")
+    theta = h.initial(torch_generator(0), CPU)
+    variances = theta[-1].detach().square().mean(1)
+    wanted = torch.full((h.chunks,), 2 / 400)
+    wanted[40] = (40 / (3 * 400) + 360 * 2 / 40) / 400  # biases of the first layer, then weights of the second
+    wanted[41] = (40 * 2 / 40 + 10 / (3 * 40) + 100 * 2 / 10 + 10 / (3 * 10)) / 160  # the last, cut off after 160
+    assert torch.allclose(h._chunk_variances, wanted)
+    assert h.embedding_variance == pytest.approx(wanted.min().item())
+    assert torch.allclose(h._chunk_deviations()[:, 0] ** 2, 2 * wanted - wanted.min())
+    assert variances[:40].mean().item() == pytest.approx(2 / 400, rel=0.1)
+    weights, *_ = spread(h)
+    assert weights == pytest.approx(2 / 400, rel=0.25)
