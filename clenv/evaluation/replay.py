@@ -125,6 +125,13 @@ class Replay(ContinualEnv):
         super()._deliver(agent, events[asked:end])
         self._undelivered = list(events[end:])
 
+    def rows_shown(self, visit: int) -> Tensor:
+        """Return which training examples of its task a visit shows, each once; after `reset`."""
+        task, _, _, first_round, _, steps = self.recorded.visits[visit]
+        split, length = self.tasks[task].train, self.settings.round_length
+        places = [divmod(step, length) for step in range(steps)]
+        return torch.cat([self._batches.rows(split, first_round + k, j) for k, j in places]).unique()
+
     def snapshot(self, agent: Agent, *, seconds: float) -> dict[str, Any]:
         """Return what there is to know at a stop, as plain containers and tensors.
 

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from clenv.errors import CheckpointError
-from clenv.evaluation.verdict import Attack, Audit, Cost, Gap, Relearning, Trio, Verdict
+from clenv.evaluation.verdict import Audit, Capacity, Cost, Gap, Membership, Relearning, Trio, Verdict
 from clenv.events import Exactness
 
 
@@ -27,12 +27,16 @@ def _verdict(**changes):
         "identical": Trio(0.5, 1.0, 0.25),
         "accuracy": Trio(0.5, 0.5, math.nan),
         "retained_head": Trio(0.9, 0.5, 0.95),
-        "attacks": {"loss": Attack(Trio(0.5, 0.5, 0.6), 0.45, 0.55, 500, "passed")},
+        "attacks": {
+            "old head": Membership(
+                500, Trio(0.5, 0.5, 0.6), (0.45, 0.55), Trio(0.5, 0.4, math.nan), (0.4, 0.6), "passed"
+            )
+        },
         "relearning": Relearning(0.9, 3, None, math.nan, 1.5, 40),
         "accuracy_difference": 0.25,
         "accuracy_differences": {"b": 0.25},
         "loss_difference": -3.0,
-        "cost": Cost(0.1, 0, 4000, 8000, 2.5, 1000),
+        "cost": Cost(0.1, 0, 4000, 8000, 2.5, 1000, 1.01, Capacity(0.5, 0.25, math.nan)),
     }
     return Verdict(**{**values, **changes})
 
