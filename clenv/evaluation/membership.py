@@ -1,7 +1,7 @@
 """Membership inference: can an attacker tell the training examples of a removed task from examples never seen?
 
-The attacks and what chance alone achieves; the verdict; the heads through which an attacker reads an unlearned backbone.
-scikit-learn is imported when an attack is made.
+The attacks and what chance alone achieves; the verdict; the heads through which an attacker reads an unlearned
+backbone. scikit-learn is imported when an attack is made.
 """
 
 from __future__ import annotations
