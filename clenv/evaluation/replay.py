@@ -59,6 +59,11 @@ def removals(recording: Recording) -> list[Removal]:
     return found
 
 
+def gone_by(recording: Recording, step: int) -> frozenset[int]:
+    """Return the numbers of the visits removed by the requests until a step."""
+    return frozenset(visit for one in removals(recording) if one.step <= step for visit in one.visits)
+
+
 class Replay(ContinualEnv):
     """Plays a recording, and waits with the events of a visit's begin until its first minibatch is due.
 
@@ -130,7 +135,8 @@ class Replay(ContinualEnv):
         task, _, _, first_round, _, steps = self.recorded.visits[visit]
         split, length = self.tasks[task].train, self.settings.round_length
         places = [divmod(step, length) for step in range(steps)]
-        return torch.cat([self._batches.rows(split, first_round + k, j) for k, j in places]).unique()
+        rows = {row for k, j in places for row in self._batches.rows(split, first_round + k, j).tolist()}
+        return torch.tensor(sorted(rows), device=split.device)
 
     def snapshot(self, agent: Agent, *, seconds: float) -> dict[str, Any]:
         """Return what there is to know at a stop, as plain containers and tensors.

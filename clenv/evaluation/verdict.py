@@ -11,6 +11,7 @@ from typing import Any, Literal, overload
 
 from clenv.checkpoint import write_atomically
 from clenv.errors import CheckpointError
+from clenv.evaluation.relearning import Relearning
 from clenv.events import Exactness
 
 FORMAT = "clenv audit 1"
@@ -76,26 +77,6 @@ class Membership:
 
 
 @dataclass(frozen=True)
-class Relearning:
-    """How fast the removed task is learned again: less than the reference needs is knowledge that was left.
-
-    Attributes:
-        threshold: Online accuracy to be reached: 0.95 of what the full agent has on the task.
-        main, reference: Steps until then; None: not within ``limit``.
-        ratio: ``main / reference``; 1 is ideal; nan if one of them never got there.
-        area: Sum over the first steps, at most 100, of the reference's loss minus the agent's.
-        limit: Steps that were played.
-    """
-
-    threshold: float
-    main: int | None
-    reference: int | None
-    ratio: float
-    area: float
-    limit: int
-
-
-@dataclass(frozen=True)
 class Capacity:
     """Mean share of the shared resources that is in use (`clenv.Agent.capacity`); nan if there are none.
 
@@ -156,7 +137,7 @@ class Verdict:
         accuracy: On held-out data of the removed tasks, as the agents answer; nan for regression.
         retained_head: The same through the output head that existed before the request, kept by an attacker.
         attacks: Membership attacks, by the head through which the attacker looks.
-        relearning: None: not measured.
+        relearning: A fresh visit of each removed task, by name.
         accuracy_difference: AD: mean over R(t) of accuracy minus the full agent's; positive: forgetting freed capacity.
         accuracy_differences: The same by task.
         loss_difference: ADL: the full agent's online loss minus the agent's, summed over the steps after the request.
@@ -179,7 +160,7 @@ class Verdict:
     accuracy: Trio | None = None
     retained_head: Trio | None = None
     attacks: Mapping[str, Membership] = field(default_factory=dict)
-    relearning: Relearning | None = None
+    relearning: Mapping[str, Relearning] = field(default_factory=dict)
     accuracy_difference: float = math.nan
     accuracy_differences: Mapping[str, float] = field(default_factory=dict)
     loss_difference: float = math.nan
@@ -210,12 +191,12 @@ class Verdict:
         values["attacks"] = {
             name: _record(Membership, {**attack, **_attack(attack)}) for name, attack in values["attacks"].items()
         }
+        values["relearning"] = {name: _record(Relearning, record) for name, record in values["relearning"].items()}
         kinds = {
             "parameters": Gap,
             "identical": Trio,
             "accuracy": Trio,
             "retained_head": Trio,
-            "relearning": Relearning,
             "cost": Cost,
         }
         for name, kind in kinds.items():
