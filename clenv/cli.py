@@ -1,4 +1,4 @@
-"""The command ``clenv``: list, run, resume, check, demo.
+"""The command ``clenv``: list, run, resume, audit, check, demo.
 
 Options and their help come from what they set: the fields of `Settings` and of the agent's hyperparameters, and the
 arguments of `clenv.run` and of the scenario's factory.
@@ -53,7 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.path.insert(0, str(Path.cwd()))  # agents and scenarios in the folder where the command is typed
     try:
         app = tyro.extras.SubcommandApp()
-        for name, command in (("list", _list), ("resume", _resume), ("check", _check), ("demo", _demo)):
+        for name, command in (
+            ("list", _list),
+            ("resume", _resume),
+            ("check", _check),
+            ("demo", _demo),
+            ("audit", _audit),
+        ):
             app.command(name=name)(command)
         app.command(name="run")(_run_command(words))
         code = app.cli(
@@ -268,6 +274,42 @@ def _play(records: Records, folder: Path) -> int:
     if content["options"]["tensorboard"]:
         say(f"Curves: tensorboard --logdir {folder}\n")
     return 1 if content["state"] == "diverged" else 0
+
+
+# audit
+
+
+def _audit(
+    folder: tyro.conf.Positional[str],
+    at: Literal["each", "end"] = "each",
+    processes: int = 2,
+    cache: str | None = None,
+    progress: bool = True,
+) -> int:
+    """Measure what unlearning achieved in a run: every request against agents that never saw what was removed.
+
+    Writes audit.json into the run's folder, and a picture of each verdict.
+
+    Args:
+        folder: The folder of the run.
+        at: Judge each request by the agent right after it, or all of them together at the end of the stream.
+        processes: How many processes train counterfactual agents; 1: this one.
+        cache: Folder where those are kept, for later audits too; None: .counterfactuals beside the run's folder.
+        progress: Whether to show a progress bar, if the output is a terminal.
+    """
+    from clenv.evaluation.audit import audit_folder
+    from clenv.evaluation.page import overview, page, save
+
+    found = audit_folder(folder, at=at, processes=processes, cache=cache, progress=progress)
+    if not len(found):
+        say(f"nothing was unlearned in the run in {folder}: there is nothing to audit\n")
+        return 0
+    pictures = save(found, Path(folder))
+    for verdict in found:
+        say(f"{page(verdict)}\n")
+    say(overview(found))
+    say(f"\nWritten: {Path(folder) / 'audit.json'}, {pictures[0].parent}/*.png\n")
+    return 0 if found.holds else 1
 
 
 # check and demo

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium
+import torch
 
 from clenv.agent import Agent
 from clenv.env import ContinualEnv
@@ -16,6 +17,7 @@ from clenv.evaluation.counterfactual import Counterfactual, MakeAgent, Trainer
 from clenv.evaluation.hearing import Evidence, Hearing
 from clenv.evaluation.replay import Removal, Replay, gone_by, removals
 from clenv.evaluation.verdict import Audit
+from clenv.folder import Folder, warn_about_versions
 from clenv.states import difference
 
 
@@ -66,6 +68,35 @@ def audit(
     trainer.train(plan.wanted, progress=progress)
     plan.compare_with(agent)
     return Audit([hearing.verdict() for hearing in plan.hearings()])
+
+
+def audit_folder(
+    folder: str | Path,
+    *,
+    at: Literal["each", "end"] = "each",
+    processes: int = 1,
+    cache: str | Path | None = None,
+    progress: bool = True,
+) -> Audit:
+    """Audit a run by its folder; arguments as for `audit`.
+
+    Args:
+        folder: The folder of the run.
+        at: See `audit`.
+        processes: See `audit`.
+        cache: See `audit`; None: ``.counterfactuals`` beside the run's folder.
+        progress: See `audit`.
+
+    Raises:
+        CheckpointError: The folder holds no run, or a corrupt one; or its scenario or agent cannot be imported.
+    """
+    store = Folder.open(folder)
+    warn_about_versions(store.header)
+    torch.set_num_threads(store.header["threads"])
+    torch.set_flush_denormal(bool(store.header["flush_denormal"]))
+    env, agent, _ = store.restore()
+    beside = cache or store.path.parent / ".counterfactuals"
+    return audit(env, agent, at=at, processes=processes, cache=beside, progress=progress)
 
 
 def _world(env: gymnasium.Env[Any, Any], at: str, processes: int) -> ContinualEnv:

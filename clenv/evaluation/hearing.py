@@ -180,7 +180,7 @@ class Hearing:
     def _not_interface(self) -> list[str]:
         """Return what says that the removed tasks can be queried, or their data read."""
         evidence, found = self._evidence, []
-        kept = [finding for finding in self._leftovers if finding.kind in _EXAMPLES]
+        kept = [finding for finding in self._leftovers if finding.kind in _EXAMPLES and not _moments(finding)]
         if kept:
             found.append(f"{sum(f.count for f in kept)} copies of removed examples are kept, e.g. in {kept[0].path}")
         live = evidence.main["answers"]
@@ -411,7 +411,11 @@ class Hearing:
 
     def _leaks(self) -> list[str]:
         """Return what gives away that a removed task was once known."""
-        found = [f"something of it was found in {finding.path} ({finding.kind})" for finding in self._leftovers]
+        examples = [finding for finding in self._leftovers if finding.kind in _EXAMPLES]
+        entries = [finding for finding in self._leftovers if finding.kind not in _EXAMPLES]
+        found = [f"{f.count} examples are found in {f.path} ({f.kind})" for f in examples]
+        if entries:
+            found.append(f"{len(entries)} entries of the state are its alone, e.g. {entries[0].path}")
         for task, scores in self._scores.items():
             main, reference = scores["main"], scores["reference"]
             others = [score for name, score in scores.items() if name not in {"main", "full"}]
@@ -472,6 +476,14 @@ class Hearing:
                 reference=_mean(evidence.reference["capacity"].values()),
             ),
         )
+
+
+def _moments(finding: Finding) -> bool:
+    """Whether a likeness of an example is a trace in an optimiser's moments, as one in shared weights would be.
+
+    The gradient of a unit that was active for one example alone is that example, scaled: a leak, but no kept copy.
+    """
+    return finding.kind in {"scaled", "near"} and "['__state_dict__']['state']" in finding.path
 
 
 def _membership(attacks: Mapping[str, Attack]) -> Membership:
