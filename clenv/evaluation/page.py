@@ -91,7 +91,7 @@ def _cost(verdict: Verdict) -> str:
         )
         if not math.isnan(cost.capacity.after):
             lines.append(
-                f"Capacity in use: {_percent(cost.capacity.before)} before, {_percent(cost.capacity.after)} right after, "
+                f"Capacity in use: {_percent(cost.capacity.before)} before, {_percent(cost.capacity.after)} after, "
                 f"{_percent(cost.capacity.reference)} never having seen it"
             )
     return "\n".join(lines) + "\n"
