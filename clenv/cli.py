@@ -282,6 +282,7 @@ def _play(records: Records, folder: Path) -> int:
 def _audit(
     folder: tyro.conf.Positional[str],
     at: Literal["each", "end"] = "each",
+    mask: Literal["own", "all-ones", "mean-live"] = "own",
     processes: int = 2,
     cache: str | None = None,
     progress: bool = True,
@@ -293,6 +294,7 @@ def _audit(
     Args:
         folder: The folder of the run.
         at: Judge each request by the agent right after it, or all of them together at the end of the stream.
+        mask: Read features through the mask each task had, through none, or as the mean over those that remain.
         processes: How many processes train counterfactual agents; 1: this one.
         cache: Folder where those are kept, for later audits too; None: .counterfactuals beside the run's folder.
         progress: Whether to show a progress bar, if the output is a terminal.
@@ -300,7 +302,7 @@ def _audit(
     from clenv.evaluation.audit import audit_folder
     from clenv.evaluation.page import overview, page, save
 
-    found = audit_folder(folder, at=at, processes=processes, cache=cache, progress=progress)
+    found = audit_folder(folder, at=at, mask=mask, processes=processes, cache=cache, progress=progress)
     if not len(found):
         say(f"nothing was unlearned in the run in {folder}: there is nothing to audit\n")
         return 0

@@ -15,6 +15,7 @@ from clenv.env import ContinualEnv
 from clenv.errors import ClenvError, ClenvWarning, SettingsError
 from clenv.evaluation.counterfactual import Counterfactual, MakeAgent, Trainer
 from clenv.evaluation.hearing import Evidence, Hearing
+from clenv.evaluation.masks import FeatureMask
 from clenv.evaluation.replay import Removal, Replay, gone_by, removals
 from clenv.evaluation.verdict import Audit
 from clenv.folder import Folder, warn_about_versions
@@ -27,6 +28,7 @@ def audit(
     make_agent: MakeAgent | None = None,
     *,
     at: Literal["each", "end"] = "each",
+    mask: FeatureMask = "own",
     processes: int = 1,
     cache: str | Path | None = None,
     progress: bool = True,
@@ -43,6 +45,8 @@ def audit(
         make_agent: Makes a fresh agent with the seed of ``agent``: ``make_agent(env)``; if it takes a ``seed``, others
             as well, for distances between seeds. None: another agent of the same class, hyperparameters and seed.
         at: Judge each request by the agent right after it, or all of them together at the end of the stream.
+        mask: Read the features of mask-based agents through the mask of each task, kept from before its removal
+            (``own``), through no mask (``all-ones``), or as the mean over the masks that remain (``mean-live``).
         processes: How many processes train; 1: this one.
         cache: Folder where counterfactual agents are kept, for later audits too; None: ``$CLENV_CACHE``, or
             ``~/.cache/clenv``.
@@ -64,7 +68,7 @@ def audit(
     if not asked:
         return Audit([])
     trainer = Trainer(world, agent, make_agent, cache=cache, processes=processes)
-    plan = _Plan(world, trainer, asked, at)
+    plan = _Plan(world, trainer, asked, at, mask)
     trainer.train(plan.wanted, progress=progress)
     plan.compare_with(agent)
     return Audit([hearing.verdict() for hearing in plan.hearings()])
@@ -74,6 +78,7 @@ def audit_folder(
     folder: str | Path,
     *,
     at: Literal["each", "end"] = "each",
+    mask: FeatureMask = "own",
     processes: int = 1,
     cache: str | Path | None = None,
     progress: bool = True,
@@ -83,6 +88,7 @@ def audit_folder(
     Args:
         folder: The folder of the run.
         at: See `audit`.
+        mask: See `audit`.
         processes: See `audit`.
         cache: See `audit`; None: ``.counterfactuals`` beside the run's folder.
         progress: See `audit`.
@@ -96,7 +102,7 @@ def audit_folder(
     torch.set_flush_denormal(bool(store.header["flush_denormal"]))
     env, agent, _ = store.restore()
     beside = cache or store.path.parent / ".counterfactuals"
-    return audit(env, agent, at=at, processes=processes, cache=beside, progress=progress)
+    return audit(env, agent, at=at, mask=mask, processes=processes, cache=beside, progress=progress)
 
 
 def _world(env: gymnasium.Env[Any, Any], at: str, processes: int) -> ContinualEnv:
@@ -117,8 +123,10 @@ def _world(env: gymnasium.Env[Any, Any], at: str, processes: int) -> ContinualEn
 class _Plan:
     """Which counterfactuals a run's verdicts need, and what they are made of afterwards."""
 
-    def __init__(self, env: ContinualEnv, trainer: Trainer, asked: Sequence[Removal], at: str) -> None:
-        self._env, self._trainer, self._asked = env, trainer, asked
+    def __init__(
+        self, env: ContinualEnv, trainer: Trainer, asked: Sequence[Removal], at: str, mask: FeatureMask
+    ) -> None:
+        self._env, self._trainer, self._asked, self._mask = env, trainer, asked, mask
         last = env.recording().visits[-1]
         self._last = last.first_step + last.steps - 1
         together = [(one.step, (one,)) for one in asked] if at == "each" else [(self._last, tuple(asked))]
@@ -160,7 +168,14 @@ class _Plan:
                     env=world,
                     fresh=self._trainer.fresh,
                     stop=stop,
+                    mask=self._mask,
                     requests=requests,
+                    before={
+                        task: at(self._main, one.step)["before"]
+                        for one in self._asked
+                        if one.step <= stop
+                        for task in one.tasks
+                    },
                     main=at(self._main, stop),
                     reference=at(self._reference(number), stop),
                     full=at(self._full, stop),

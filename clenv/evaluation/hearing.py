@@ -16,6 +16,7 @@ from clenv.agent import Agent, tensors
 from clenv.evaluation.distances import feature_distances, in_batches, jensen_shannon, parameter_distance
 from clenv.evaluation.leftovers import Finding, find_examples, search
 from clenv.evaluation.levels import EXAMPLES, Scores, better, changed_tasks, readers, worse, wrong_on_purpose
+from clenv.evaluation.masks import FeatureMask, masked_features
 from clenv.evaluation.membership import Attack, Head, linear_probe, membership_attack, membership_verdict, retained_head
 from clenv.evaluation.relearning import Relearning, compare_relearning, fresh_visit
 from clenv.evaluation.replay import PROBES, Removal, Replay, answers, gone_by
@@ -43,7 +44,9 @@ class Evidence:
         env: The recorded world, reset: for its data.
         fresh: Makes a fresh agent; with ``other_seed=True`` one of another seed.
         stop: Moment of judgement.
+        mask: Through which mask features are read.
         requests: What is judged.
+        before: State of the main agent before the removal of each task removed so far.
         main: The agent that was asked, at the stop.
         reference: The agent that never saw what was removed.
         full: The agent that was never asked.
@@ -55,7 +58,9 @@ class Evidence:
     env: Replay
     fresh: Callable[..., Agent]
     stop: int
+    mask: FeatureMask
     requests: tuple[Removal, ...]
+    before: Mapping[int, Mapping[str, Any]]
     main: dict[str, Any]
     reference: dict[str, Any]
     full: dict[str, Any]
@@ -84,11 +89,8 @@ class Hearing:
         asked = {task for request in evidence.requests for task in request.tasks}
         self._removed = sorted(asked - set(self._remaining))  # without those that came back since
         self._unlearned = [task for task in self._seen if task not in self._remaining]
-        self._before = {
-            task: self._restore(snapshot["before"])
-            for request, snapshot in zip(evidence.requests, evidence.served, strict=True)
-            for task in request.tasks
-        }
+        self._before = {task: self._restore(state) for task, state in evidence.before.items()}
+        self._gates = {task: agent.gate(task) for task, agent in self._before.items()}
         self._main, self._reference, self._full = (
             self._restore(snapshot["state"]) for snapshot in (evidence.main, evidence.reference, evidence.full)
         )
@@ -123,6 +125,7 @@ class Hearing:
             accuracy_differences=differences,
             loss_difference=self._loss_difference(),
             cost=self._cost(),
+            mask=self._evidence.mask,
         )
 
     def _restore(self, state: Mapping[str, Any], *, other_seed: bool = False) -> Agent:
@@ -260,10 +263,12 @@ class Hearing:
         columns = self._env.stream_spec.outputs(task)
         return in_batches(lambda part: agent.predict(part, self._told(task))[:, :columns], x)
 
-    def _features(self, agent: Agent, task: int, x: Tensor) -> Tensor | None:
+    def _features(self, agent: Agent, task: int, x: Tensor, mask: FeatureMask = "own") -> Tensor | None:
+        """Return features of a task's inputs, of a removed one through the gate that it had; None: no backbone."""
+        gate = self._gates.get(task) if task in self._unlearned else agent.gate(task)
         try:
-            return in_batches(lambda part: agent.features(part, self._told(task)), x)
-        except NotImplementedError:  # the agent has no backbone, as its contract allows
+            return masked_features(agent, x, mask, live=self._remaining, gate=gate)
+        except NotImplementedError:  # as the contract allows
             return None
 
     # Distances
@@ -291,7 +296,7 @@ class Hearing:
                 found = {"output_rms": (outputs[0] - outputs[1]).square().mean().sqrt().item()}
             else:
                 found = {"output_jsd": jensen_shannon(*outputs).mean().item()}
-            features = [self._features(each, task, x) for each in (agent, self._reference)]
+            features = [self._features(each, task, x, self._evidence.mask) for each in (agent, self._reference)]
             if features[0] is not None and features[1] is not None and features[0].shape == features[1].shape:
                 distances = feature_distances(features[0], features[1])
                 found.update({metric: getattr(distances, metric) for metric in _FEATURES})

@@ -142,6 +142,7 @@ class Verdict:
         accuracy_differences: The same by task.
         loss_difference: ADL: the full agent's online loss minus the agent's, summed over the steps after the request.
         cost: Against training anew.
+        mask: Through which mask features were read (see `clenv.evaluation.masks.masked_features`).
     """
 
     step: int
@@ -165,6 +166,7 @@ class Verdict:
     accuracy_differences: Mapping[str, float] = field(default_factory=dict)
     loss_difference: float = math.nan
     cost: Cost | None = None
+    mask: str = "own"
 
     def to_plain(self) -> dict[str, Any]:
         """Return the verdict as JSON knows it: levels by name, None for what is undefined, ``closed`` in each gap."""
