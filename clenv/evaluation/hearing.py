@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from statistics import fmean
 from typing import Any
 
@@ -347,10 +347,12 @@ class Hearing:
         found: dict[int, dict[str, Head]] = {}
         for task in self._removed:
             x, _ = self._members(task)
-            features = self._features(self._before[task], task, x)
-            if features is None:
+            before = self._before[task]
+            try:
+                features = in_batches(partial(before.features, task=self._told(task)), x)
+            except NotImplementedError:  # as the contract allows
                 continue
-            head, fit = retained_head(features, self._outputs(self._before[task], task, x))
+            head, fit = retained_head(features, self._outputs(before, task, x))
             found[task] = {"kept head": head} if fit >= _LINEAR else {}
         return found
 

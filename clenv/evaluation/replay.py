@@ -265,7 +265,8 @@ def _parts(value: object) -> Iterator[tuple[str, object, bool]]:
     """Yield what an object consists of: name, part, and whether the name says that it is private."""
     if isinstance(value, Mapping):
         for key, item in value.items():
-            yield (f".{key}" if isinstance(key, str) else f"[{key!r}]"), item, str(key).startswith("_")
+            name = repr(key) if isinstance(key, int | tuple) else type(key).__name__  # tensors are keys of optimisers
+            yield (f".{key}" if isinstance(key, str) else f"[{name}]"), item, isinstance(key, str) and key[:1] == "_"
     elif isinstance(value, list | tuple | set | frozenset | deque):
         for number, item in enumerate(value):
             yield f"[{number}]", item, False

@@ -14,7 +14,7 @@ from clenv.env import ContinualEnv
 from clenv.errors import ClenvError, ClenvWarning, SettingsError
 from clenv.evaluation.counterfactual import Counterfactual, Trainer
 from clenv.events import Exactness
-from clenv.requests import RandomRequests, Script, permanent, unlearn
+from clenv.requests import Script, permanent, unlearn
 from clenv.settings import Settings
 from clenv.states import difference, digest
 
@@ -117,12 +117,10 @@ def test_a_step_with_two_requests_is_one_verdict(judged):
 
 
 def test_receipts_of_hat_are_what_is_measured(judged):
-    requests = RandomRequests(unlearn_rate=0.2, when="visit-end", keep=1)
-    options = {"schedule": None, "alpha": 0.6, "horizon": 120, "round_length": 6}
-    verdicts = [v for seed in (0, 1) for v in judged("hat", requests=requests, seed=seed, **options)]
-    assert [verdict.measured for verdict in verdicts] == [verdict.claimed for verdict in verdicts]
-    assert len({verdict.measured for verdict in verdicts}) > 1
-    assert all(verdict.holds for verdict in verdicts)
+    audit = judged("hat", requests=Script((unlearn(2, visit=2), unlearn(0, step=44))))
+    assert [verdict.measured for verdict in audit] == [Exactness.EXACT, Exactness.INTERFACE]
+    assert [verdict.claimed for verdict in audit] == [verdict.measured for verdict in audit]
+    assert audit.holds
 
 
 def test_without_requests_there_is_nothing_to_judge(judged):
@@ -214,14 +212,11 @@ def test_nothing_is_trained_twice_and_anything_else_is_another(tmp_path):
     assert len(keys) == 7
 
 
-def test_a_reference_is_shared_wherever_the_same_was_seen(tmp_path):
-    sooner, later = (Trainer(*lived("finetune", requests=Script((unlearn(0, step=s),))), cache=tmp_path) for s in (30, 33))
-    kept = Counterfactual((30,), frozenset({0}))
-    assert sooner.key(kept, 30) != later.key(kept, 31)
-    env, agent = lived("finetune", requests=Script((unlearn(1, step=23),)))
-    trainer = Trainer(env, agent, cache=tmp_path)
-    gone = frozenset({1})
-    assert trainer.key(Counterfactual((23,), gone), 23) == trainer.key(Counterfactual((11,), gone), 11)  # nothing between
+def test_a_reference_is_the_same_wherever_the_same_was_seen(tmp_path):
+    trainer = Trainer(*lived("finetune", requests=Script((unlearn(1, step=23),))), cache=tmp_path)
+    without = frozenset({1})  # steps 12 to 23
+    at_the_request, before_it = (trainer.key(Counterfactual((stop,), without), stop) for stop in (23, 11))
+    assert at_the_request == before_it != trainer.key(Counterfactual((24,), without), 24)
 
 
 def test_what_was_finished_before_a_kill_is_found(tmp_path, monkeypatch):
