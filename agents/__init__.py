@@ -8,9 +8,12 @@ if __name__ != "clenv.agents":
 for _name, _path in {
     "adahat": "clenv.agents.adahat:AdaHAT",
     "amnesiac-hat": "clenv.agents.amnesiac_hat:AmnesiacHAT",
+    "ascend": "clenv.agents.unlearning:Ascend",
     "blind-last": "clenv.agents.blind:BlindLast",
     "blind-task": "clenv.agents.blind:BlindTask",
     "c-maml": "clenv.agents.c_maml:CMAML",
+    "checkpoint-replay": "clenv.agents.unlearning:CheckpointReplay",
+    "do-nothing": "clenv.agents.unlearning:DoNothing",
     "finetune": "clenv.agents.finetune:Finetune",
     "hat": "clenv.agents.hat:HAT",
     "hnet": "clenv.agents.hnet:HNET",
@@ -18,5 +21,9 @@ for _name, _path in {
     "hnet-online": "clenv.agents.hnet_online:HNETOnline",
     "independent": "clenv.agents.independent:Independent",
     "meta-mask": "clenv.agents.meta_mask:MetaMask",
+    "reinit-all": "clenv.agents.unlearning:ReinitAll",
+    "reinit-head": "clenv.agents.unlearning:ReinitHead",
+    "retrain": "clenv.agents.unlearning:Retrain",
+    "subtract": "clenv.agents.unlearning:Subtract",
 }.items():
     register_agent(_name, _path)
