@@ -23,8 +23,8 @@ from clenv.score import Score
 from clenv.settings import Settings, StreamSpec
 from clenv.task import Contexts, Scenario, Split, Task
 
-# The composition root: importing these two registers what is built in, by name, and loads no method and no data.
-from clenv import agents, scenarios  # isort: skip
+# The composition root: importing these registers what is built in, by name, and loads no method and no data.
+from clenv import agents, avalanche, scenarios  # isort: skip
 
 __all__ = [
     "CLPU",
@@ -65,6 +65,7 @@ __all__ = [
     "VisitEnd",
     "agent_names",
     "agents",
+    "avalanche",
     "make",
     "make_agent",
     "permanent",

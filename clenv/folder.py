@@ -33,7 +33,7 @@ from clenv.env import ContinualEnv
 from clenv.errors import CheckpointError, ClenvWarning, SettingsError, UnknownNameError
 from clenv.events import event_to_plain
 from clenv.registry import agent_class, agent_name, create, make_agent
-from clenv.settings import changes_to_plain
+from clenv.settings import changes_from_plain, changes_to_plain
 
 _FORMAT = "clenv run 1"
 _IDENTITY = ("scenario", "settings", "agent", "agent_path", "hyperparameters", "seed", "agent_seed", "options")
@@ -147,7 +147,7 @@ class Folder:
 
     def _rebuild(self) -> tuple[ContinualEnv, Agent]:
         header = self.header
-        settings, hyperparameters = _tuples(header["settings"]), _tuples(header["hyperparameters"])
+        settings, hyperparameters = (changes_from_plain(header[name]) for name in ("settings", "hyperparameters"))
         try:
             env = create(**settings)
             cls = agent_class(header["agent_path"])
@@ -290,7 +290,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return value
-
-
-def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

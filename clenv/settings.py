@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -132,12 +132,25 @@ def changes_to_plain(changes: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, Requests):
             plain[name] = requests_to_plain(value)
         elif isinstance(value, tuple | list):
-            plain[name] = [_scalar(name, item) for item in value]
+            plain[name] = _list(name, value)
         elif isinstance(value, dict):
             plain[name] = value
         else:
             plain[name] = _scalar(name, value)
     return plain
+
+
+def changes_from_plain(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `changes_to_plain` was given: tuples for lists, also within each other; plain policies stay plain."""
+    return {name: _tuple(value) if isinstance(value, list | tuple) else value for name, value in plain.items()}
+
+
+def _tuple(values: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(_tuple(value) if isinstance(value, list | tuple) else value for value in values)
+
+
+def _list(name: str, values: Sequence[Any]) -> list[Any]:
+    return [_list(name, item) if isinstance(item, tuple | list) else _scalar(name, item) for item in values]
 
 
 def _scalar(name: str, value: Any) -> Any:

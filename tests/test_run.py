@@ -131,6 +131,14 @@ def test_a_non_finite_loss_marks_the_run(tmp_path):
         clenv.resume(tmp_path / "run")
 
 
+def test_settings_with_tuples_in_tuples_come_back_as_they_were(tmp_path):
+    env, _, records = start(tmp_path / "run", settings={"centres": ((0.5, 1), (2,))}, steps=2)
+    list(records)
+    again, _, _ = Folder.open(tmp_path / "run").restore()
+    assert again.spec.kwargs == env.spec.kwargs
+    assert again.spec.kwargs["centres"] == ((0.5, 1), (2,))
+
+
 def test_threads_and_denormals_are_set_and_recorded(tmp_path):
     torch.set_flush_denormal(False)
     torch.set_num_threads(2)

@@ -36,7 +36,12 @@ def reference(env, name, **hyperparameters):
 
 @pytest.mark.parametrize(
     ("name", "learner"),
-    [*((name, "finetune") for name in STRATEGIES), ("retrain", "hat"), ("subtract", "hat"), ("checkpoint-replay", "c-maml")],
+    [
+        *((name, "finetune") for name in STRATEGIES),
+        ("retrain", "hat"),
+        ("subtract", "hat"),
+        ("checkpoint-replay", "c-maml"),
+    ],
 )
 def test_without_a_request_it_is_the_learner(make_tasks, name, learner):
     env, alone = environment(make_tasks), environment(make_tasks)

@@ -12,12 +12,13 @@ import clenv
 from clenv.rng import generator
 
 
-def world(*, tasks: int = 3, spread: float = 1.0) -> list[clenv.Task]:
+def world(*, tasks: int = 3, spread: float = 1.0, centres: tuple[tuple[float, ...], ...] = ()) -> list[clenv.Task]:
     """Blobs: two classes in four dimensions, elsewhere for each task.
 
     Args:
         tasks: Number of tasks.
         spread: Standard deviation of a class.
+        centres: Unused; there to be written down and read back.
     """
     made = []
     for number in range(tasks):
