@@ -248,8 +248,8 @@ def linear_probe(features: Tensor, labels: Tensor, outputs: int) -> Head:
 
     def head(given: Tensor) -> Tensor:
         logs = torch.full((len(given), outputs), math.log(_FLOOR), dtype=torch.float64)
-        found = torch.from_numpy(model.predict_log_proba(_flat(given).numpy()))
-        logs[:, classes.cpu()] = found.clamp(min=math.log(_FLOOR))
+        found = torch.from_numpy(model.predict_proba(_flat(given).numpy()))
+        logs[:, classes.cpu()] = found.clamp(min=_FLOOR).log()
         return logs
 
     return head
