@@ -1,6 +1,7 @@
 """clenv: a gym-style world for continual learning with forgetting on purpose."""
 
 from clenv.agent import Agent, NoHyperparameters, Outcome
+from clenv.bench.report import report
 from clenv.env import ContinualEnv
 from clenv.errors import (
     CapabilityError,
@@ -71,6 +72,7 @@ __all__ = [
     "permanent",
     "register",
     "register_agent",
+    "report",
     "resume",
     "run",
     "scenario_ids",
