@@ -153,7 +153,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         self._warn_about_recurrence()
 
     def _check_contexts(self) -> None:
-        for name in ("schedule", "weights", "ood_tasks", "pretrain_steps"):
+        for name in ("schedule", "weights", "ood_tasks", "pretrain_steps", "pretrain_tasks"):
             if getattr(self.settings, name):
                 raise SettingsError(f"{name} is set, but the scenario samples endless contexts: expected none")
         if self.settings.paradigm == "class":
@@ -163,15 +163,23 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         """Return the tasks of the stream, then those of the pre-training phase."""
         if not given:
             raise SettingsError("the repository is empty: expected at least one task")
-        tasks = self._weighted(list(given))
-        self._streamed = len(tasks)
-        if not self.settings.pretrain_steps:
-            return tasks
-        if not self.scenario.pretrain_tasks:
+        steps, kept = self.settings.pretrain_steps, self.settings.pretrain_tasks
+        if kept >= len(given):
             raise SettingsError(
-                f"pretrain_steps={self.settings.pretrain_steps}, but the scenario has no pre-training tasks"
+                f"pretrain_tasks={kept}, but the scenario has {len(given)} tasks: expected fewer, so that the stream "
+                "has one"
             )
-        return tasks + list(self.scenario.pretrain_tasks)
+        tasks = self._weighted(list(given[: len(given) - kept]))
+        self._streamed = len(tasks)
+        if not steps:
+            return tasks
+        before = [*self.scenario.pretrain_tasks, *given[len(given) - kept :]]
+        if not before:
+            raise SettingsError(
+                f"pretrain_steps={steps}, but the scenario has no pre-training tasks: set pretrain_tasks, how many of "
+                "its tasks are kept for that phase"
+            )
+        return tasks + before
 
     def _weighted(self, tasks: list[Task]) -> list[Task]:
         """Apply the weights and add the out-of-distribution tasks with their total probability."""

@@ -302,10 +302,13 @@ def test_a_stream_needs_a_reset_first(make_tasks):
 # Phases and repositories
 
 
-def test_pretraining_comes_before_the_score(make_tasks):
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_pretraining_comes_before_the_score(make_tasks, kept):
+    """On tasks that the scenario has for it, on the last ones of the others, or on both."""
     tasks = make_tasks(5)
-    scenario = clenv.Scenario(tasks[:3], pretrain_tasks=tasks[3:])
-    env = ContinualEnv(scenario, Settings(horizon=12, batch_size=4, pretrain_steps=7, alpha=0.0, round_length=2))
+    scenario = clenv.Scenario(tasks[: 3 + kept], pretrain_tasks=tasks[3 + kept :])
+    settings = {"horizon": 12, "batch_size": 4, "alpha": 0.0, "round_length": 2}
+    env = ContinualEnv(scenario, Settings(pretrain_steps=7, pretrain_tasks=kept, **settings))
     env.reset(seed=0)
     agent = Watcher(env.stream_spec)
     play(env, agent)
@@ -642,6 +645,7 @@ def test_bad_repositories_are_refused(make_tasks):
         ({"batch_size": 41}, SettingsError, "fewer than batch_size=41"),
         ({"weights": (1.0,)}, SettingsError, "weights has 1 entries, expected one for each of 4"),
         ({"pretrain_steps": 5}, SettingsError, "no pre-training tasks"),
+        ({"pretrain_tasks": 4}, SettingsError, "the scenario has 4 tasks: expected fewer"),
         ({"ood_tasks": "clenv/Nothing-v0"}, SettingsError, "make the environment with clenv.make"),
         ({"schedule": ("t0", "t9")}, UnknownNameError, "no task 't9'"),
         ({"schedule": (0, 4)}, UnknownNameError, "there is no task 4: expected 0 to 3"),
