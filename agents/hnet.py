@@ -189,14 +189,27 @@ class HNET(Learner):
         return self._target.features(x, self._hypernetwork.weights(self.theta, gate["e"][None])[0])
 
     @torch.no_grad()
-    def drift(self) -> dict[int, float]:
-        """Return ``||h(e_k) - W*_k|| / ||W*_k||`` of every task that has a target."""
+    def _moved(self) -> tuple[list[int], Tensor, Tensor]:
+        """Return the tasks that have targets, ``h(e_k) - W*_k``, and ``W*_k``, shape ``(K, N)``."""
         kept = {task: slot["target"] for task, slot in self.slots.items() if slot["target"] is not None}
         if not kept:
-            return {}
+            return [], torch.zeros(0, self._target.size), torch.zeros(0, self._target.size)
         targets = torch.stack(list(kept.values()))
-        drifts = (self._generate(list(kept)) - targets).norm(dim=1) / targets.norm(dim=1)
-        return dict(zip(kept, drifts.tolist(), strict=True))
+        return list(kept), self._generate(list(kept)) - targets, targets
+
+    def drift(self) -> dict[int, float]:
+        """Return ``||h(e_k) - W*_k|| / ||W*_k||`` of every task that has a target."""
+        tasks, moved, targets = self._moved()
+        return dict(zip(tasks, (moved.norm(dim=1) / targets.norm(dim=1)).tolist(), strict=True))
+
+    def pictures(self) -> Mapping[str, Tensor]:
+        """Return the drift of every tensor of every generated network, relative to its norm: tasks by tensors."""
+        tasks, moved, targets = self._moved()
+        if not tasks:
+            return {}
+        sizes = [math.prod(shape) for shape in self._target.shapes]
+        norms = [torch.stack([part.norm(dim=1) for part in torch.split(W, sizes, 1)], 1) for W in (moved, targets)]
+        return {"drift": (norms[0] / norms[1].clamp(min=1e-12)).clamp(0, 1)}
 
     # Learning
 

@@ -114,6 +114,10 @@ class HNETOnline(HNET):
         """Answer with the active slot: before labels are known there is nothing to choose by."""
         return self.predict(observation["x"])
 
+    def capacity(self) -> Mapping[str, float]:
+        """Return the share of the slots that are taken."""
+        return {"slots": len(self.slots) / self._hyper.max_slots}
+
     # Learning
 
     def observe(self, outcome: Outcome) -> Mapping[str, float] | None:
@@ -122,7 +126,7 @@ class HNETOnline(HNET):
             self.surprises += 1
             self._note_step(self.running, outcome.step)
             if self.surprises < self._hyper.patience:
-                return None
+                return {"surprises": self.surprises}
             self._consolidate()
         if self.running is None:
             self._choose(outcome)
@@ -131,7 +135,8 @@ class HNETOnline(HNET):
         self._note_step(self.running, outcome.step)
         self._note_loss(self.running, loss.item())
         self.surprises, self.stay = 0, self.stay + 1
-        return {**(self.learn(loss) or {}), "slot": self.running}
+        slot = {"slot": self.running, "surprises": 0, "bound": self._bound(self.running)}
+        return {**(self.learn(loss) or {}), **slot}
 
     @staticmethod
     def _loss(outputs: Tensor, outcome: Outcome) -> Tensor:
