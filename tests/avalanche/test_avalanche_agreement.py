@@ -104,13 +104,16 @@ PAIRS = {
 
 
 # With a head a task, Avalanche's penalties reach the heads that are not in use with a gradient of zero, on which Adam
-# moves them further; plain SGD does not. Its MAS averages the importance of a new head with zero, ours does not.
+# moves them further; plain SGD does not.
 WORLDS = [("given", "sgd"), ("hidden", "adam")]
+# Avalanche's MAS averages the importance of a new head with zero, ours does not; its A-GEM and GEM drop what a projected
+# gradient says of heads that are not in use, ours move them.
+ONE_HEAD = {"agem", "gem", "mas"}
 
 
 @pytest.mark.parametrize(
     ("pair", "labels", "optimizer"),
-    [(pair, *world) for pair in PAIRS for world in WORLDS if (pair, *world) != ("mas", "given", "sgd")],
+    [(pair, *world) for pair in PAIRS for world in WORLDS if pair not in ONE_HEAD or world == WORLDS[1]],
 )
 def test_the_losses_are_the_same(pair, labels, optimizer, make_tasks):
     ours, theirs, plain = losses_of(make_tasks, *PAIRS[pair], labels=labels, optimizer=optimizer)
