@@ -106,8 +106,8 @@ PAIRS = {
 # With a head a task, Avalanche's penalties reach the heads that are not in use with a gradient of zero, on which Adam
 # moves them further; plain SGD does not.
 WORLDS = [("given", "sgd"), ("hidden", "adam")]
-# Avalanche's MAS averages the importance of a new head with zero, ours does not; its A-GEM and GEM drop what a projected
-# gradient says of heads that are not in use, ours move them.
+# Avalanche's MAS averages the importance of a new head with zero, ours does not; its A-GEM and GEM drop what a
+# projected gradient says of heads that are not in use, ours move them.
 ONE_HEAD = {"agem", "gem", "mas"}
 
 
