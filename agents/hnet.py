@@ -172,8 +172,21 @@ class HNET(Learner):
 
     @torch.no_grad()
     def features(self, x: Tensor, task: int | None = None) -> Tensor:
-        """Return the output of the task's own backbone."""
-        return self._target.features(x, self._generate([told(task, self)])[0])
+        """Return the output of the task's own backbone; without a task, the mean over all."""
+        known = list(self.slots) or [0]
+        networks = self._generate(known if task is None else [task])
+        return torch.stack([self._target.features(x, W) for W in networks]).mean(0)
+
+    def gate(self, task: int) -> Mapping[str, Tensor]:
+        """Return the task's embedding; nothing for a task that is not kept."""
+        return {"e": self.slots[task]["e"].detach().clone()} if task in self.slots else {}
+
+    @torch.no_grad()
+    def features_through(self, x: Tensor, gate: Mapping[str, Tensor]) -> Tensor:
+        """Return the output of the backbone that is generated from an embedding."""
+        if not gate:
+            return self.features(x)
+        return self._target.features(x, self._hypernetwork.weights(self.theta, gate["e"][None])[0])
 
     @torch.no_grad()
     def _moved(self) -> tuple[list[int], Tensor, Tensor]:
