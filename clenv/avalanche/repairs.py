@@ -146,7 +146,7 @@ def draw(columns: list[Tensor], count: int) -> tuple[Tensor, ...]:
 class LeastSquaresGEM(GEMPlugin):
     """GEM that needs no solver of quadratic programs; the original calls for the package quadprog by name.
 
-    Its program, ``min_v v'Pv / 2 + (Gg)'v`` with ``P = GG' + 0.001 I`` and ``v >= gamma``, is one of non-negative least
+    Its program, ``min_v v'Pv / 2 + (Gg)'v`` with ``P = GG' + 0.001 I`` and ``v >= gamma``, is non-negative least
     squares in ``u = v - gamma``: ``min |L'u + L^-1 (Gg + P gamma)|^2`` with ``LL' = P``.
     """
 
