@@ -782,8 +782,16 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
     # State
 
     def fingerprint(self) -> str:
-        """Return a hash of everything that the stream is a function of, but the seed."""
-        settings = {name: value for name, value in vars(self.settings).items() if name not in {"device", "ood_tasks"}}
+        """Return a hash of everything that the stream is a function of, but the seed.
+
+        Settings that are as by default take no part, so that a later version with one more knows its older states.
+        """
+        default, left_out = vars(Settings()), {"device", "ood_tasks"}
+        settings = {
+            name: value
+            for name, value in vars(self.settings).items()
+            if name not in left_out and value != default[name]
+        }
         shown = self._tasks[: self._streamed] if self.stream_spec.tasks else [self._probe]
         sizes = [(each.task.id, len(each.task.train), each.task.weight) for each in shown]
         text = repr((settings, sizes, self.stream_spec.input_shape))
