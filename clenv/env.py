@@ -46,7 +46,7 @@ from clenv.events import (
     event_to_plain,
 )
 from clenv.ledger import Ledger
-from clenv.requests import RecordedPermanence, Requests
+from clenv.requests import RecordedRequests, Requests
 from clenv.rng import generator
 from clenv.score import Score
 from clenv.settings import Settings, StreamSpec, expected_occurrences
@@ -77,7 +77,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         scenario: Tasks, or a `Scenario`.
         settings: How the stream is made of them.
         render_mode: ``rgb_array`` or None.
-        recording: A recorded stream to play again instead of sampling one.
+        recording: A recorded stream to play again instead of sampling one, with the permanence and requests in it.
         without: Numbers of the recorded visits to leave out.
 
     Attributes:
@@ -384,7 +384,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
 
     def _requests(self) -> Requests | None:
         if self._recording is not None:
-            return _recorded_permanence(self._recording.events)
+            return _recorded_requests(self._recording.events)
         policy = self.settings.requests
         for task in policy.tasks_named() if policy is not None and self._tasks else ():
             self.task_index(task)
@@ -750,15 +750,17 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         """Return what the stream did so far, enough to play it again."""
         return self.timeline.recording()
 
-    def replay(self, without: Collection[int] = ()) -> ContinualEnv:
-        """Return an environment that plays this stream again, with some visits left out and no request repeated.
+    def replay(self, without: Collection[int] = (), *, requests: bool = False) -> ContinualEnv:
+        """Return an environment that plays this stream again, with some visits left out.
 
         All other minibatches are bit-identical, and keep their step numbers; permanence is delivered as recorded.
 
         Args:
             without: Numbers of the visits to leave out, e.g. ``env.timeline.unlearned_visits``.
+            requests: Whether the recorded requests to unlearn are delivered again.
         """
-        return ContinualEnv(self.scenario, self.settings, recording=self.recording(), without=without)
+        recording = self.recording() if requests else self.recording().without_requests()
+        return ContinualEnv(self.scenario, self.settings, recording=recording, without=without)
 
     # Pictures
 
@@ -918,9 +920,10 @@ def _outcome_to_numpy(outcome: Outcome) -> dict[str, Any]:
     return {**fields, "x": outcome.x.cpu().numpy(), "y": outcome.y.cpu().numpy(), "loss": outcome.loss.item()}
 
 
-def _recorded_permanence(events: Sequence[Event]) -> RecordedPermanence:
+def _recorded_requests(events: Sequence[Event]) -> RecordedRequests:
     permanences = [event for event in events if isinstance(event, Permanence)]
-    return RecordedPermanence(
+    return RecordedRequests(
         after=[(event.step, event.task) for event in permanences if event.cause == "decision"],
         begin=[(event.step, event.task) for event in permanences if event.cause != "decision"],
+        unlearn=[(event.step, event.tasks) for event in events if isinstance(event, UnlearnRequest)],
     )

@@ -440,6 +440,23 @@ def test_a_replay_of_everything_is_the_run_with_requests_withheld(make_tasks):
     assert play(replay, Watcher(replay.stream_spec)) == losses
 
 
+@pytest.mark.parametrize("recurrence", ["exclude", "relearn"])
+def test_a_replay_with_requests_is_the_run_itself(make_tasks, recurrence):
+    policy = RandomRequests(permanence_rate=0.02, unlearn_rate=0.05, max_tasks=2, keep=2)
+    env = world(make_tasks(), requests=policy, recurrence=recurrence, round_length=3, horizon=200, deadline=3)
+    agent = Watcher(env.stream_spec)
+    losses = play(env, agent)
+    assert env.receipts
+    replay = env.replay(requests=True)
+    replay.reset()
+    again = Watcher(replay.stream_spec)
+    assert play(replay, again) == losses
+    for kind in (UnlearnRequest, Permanence, VisitBegin, VisitEnd):
+        recorded = [(event.step, getattr(event, "tasks", None)) for event in told(agent, kind)]
+        assert [(event.step, getattr(event, "tasks", None)) for event in told(again, kind)] == recorded
+    assert told(again, UnlearnRequest) == told(agent, UnlearnRequest)
+
+
 # Saved states
 
 

@@ -15,11 +15,11 @@ from clenv.env import ContinualEnv
 from clenv.errors import CapabilityError, CheckpointError, SettingsError
 from clenv.events import Exactness
 from clenv.registry import make_agent
+from clenv.states import difference
 from clenv.testing.check import (
     CheckFailure,
     Table,
     count,
-    difference,
     expect,
     expect_equal,
     global_generators,
