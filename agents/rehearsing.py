@@ -48,13 +48,18 @@ class Rehearsing(Finetune):
     def enter(self, task: int | None) -> None:
         """Make ready to learn a task: make its head if there is none."""
         self.slot = self._slot(task)
-        if self.slot in self.heads:
-            return
-        self.heads[self.slot] = self._head(self.slot)
-        if self.optimizer is None:
-            self.rebuild()
-        else:
-            self._trained += self.heads[self.slot]  # the optimiser's own list
+        self.make_heads((self.slot,))
+
+    def make_heads(self, slots: Iterable[int]) -> None:
+        """Make the heads that there are not yet."""
+        for slot in slots:
+            if slot in self.heads:
+                continue
+            self.heads[slot] = self._head(slot)
+            if self.optimizer is None:
+                self.rebuild()
+            else:
+                self._trained += self.heads[slot]  # the optimiser's own list
 
     def drop_head(self, slot: int) -> int:
         """Let go of a head and of what the optimiser knows of it; return the bytes freed."""
@@ -70,17 +75,17 @@ class Rehearsing(Finetune):
         return freed
 
     def restart(self) -> None:
-        """Go back to the initial parameters and a fresh optimiser; heads that exist stay, but fresh."""
+        """Go back to the initial parameters and a fresh optimiser, without heads."""
         self.weights, self.biases = self._backbone.initial(self.generator("init"), self._device)
-        slots, self.heads = list(self.heads), {}
-        self.heads = {slot: self._head(slot) for slot in slots}
+        self.heads, self.slot = {}, None
         self.rebuild()
 
     # Examples of several tasks
 
-    def slots(self, memory: Memory, rows: Sequence[int]) -> list[int]:
+    def slots(self, memory: Memory, rows: Tensor) -> list[int]:
         """Return the head of each of some examples."""
-        return memory.columns["task"][rows].tolist() if self._head_per_task else [0] * len(rows)
+        slots: list[int] = memory.at("task", rows).tolist() if self._head_per_task else [0] * len(rows)
+        return slots
 
     def answers(self, x: Tensor, slots: Sequence[int]) -> Tensor:
         """Answer inputs, each through its own head, with the graph; shape ``(n, output_size)``."""
@@ -91,10 +96,10 @@ class Rehearsing(Finetune):
         place = {slot: number for number, slot in enumerate(used)}
         weight, bias = (torch.cat(parts) for parts in zip(*(self.heads[slot] for slot in used), strict=True))
         through_all = F.linear(h, weight, bias).reshape(len(h), len(used), -1)
-        own = torch.tensor([place[slot] for slot in slots], device=h.device)
-        return through_all[torch.arange(len(h), device=h.device), own]
+        own = torch.tensor([place[slot] for slot in slots], device=h.device)[:, None, None]
+        return through_all.gather(1, own.expand(-1, 1, through_all.shape[2])).squeeze(1)
 
-    def loss_on(self, answers: Tensor, memory: Memory, rows: Sequence[int], target: str = "y") -> Tensor:
+    def loss_on(self, answers: Tensor, memory: Memory, rows: Tensor, target: str = "y") -> Tensor:
         """Return the mean loss of answers to kept examples, over the outputs that count for each.
 
         Args:
@@ -103,12 +108,12 @@ class Rehearsing(Finetune):
             rows: Which they are.
             target: ``y``; or ``z``, the mean squared distance to the kept answers.
         """
-        targets = memory.columns[target][rows]
+        targets = memory.at(target, rows)
         if not self._ragged:
             if targets.is_floating_point():
                 targets = targets[:, : self._width]
             return loss_of(answers[:, : self._width], targets)
-        outputs = memory.columns["outputs"][rows, None]
+        outputs = memory.at("outputs", rows)[:, None]
         inside = torch.arange(answers.shape[1], device=answers.device) < outputs
         if not targets.is_floating_point():
             return F.cross_entropy(answers.masked_fill(~inside, -torch.inf), targets)
@@ -116,6 +121,11 @@ class Rehearsing(Finetune):
         return (squares / outputs).sum(1).mean()
 
     # Updates
+
+    def rehearse(self, memory: Memory, rows: Tensor) -> None:
+        """Take one step of the optimiser on the loss of kept examples, of whose heads there must be all."""
+        slots = self.slots(memory, rows)
+        self.update(self.loss_on(self.answers(memory.at("x", rows), slots), memory, rows), slots)
 
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
         """Take one step of the optimiser on the loss of the task entered."""
@@ -194,11 +204,13 @@ class Replaying(Rehearsing):
 
     @abstractmethod
     def memories(self) -> Sequence[Memory]:
-        """Return all memories; the first is the one to rehearse from."""
+        """Return all memories; the first that is not empty is rehearsed from after a request."""
 
-    def draw(self, memory: Memory, draws: Draws | None = None) -> list[int]:
+    def draw(self, memory: Memory, draws: Draws | None = None) -> Tensor:
         """Draw the rows of a memory that are replayed in a step; ``draws``: None for `replay`."""
-        return (draws or self.replay).distinct(self._hyper.replay or self._spec.batch_size, memory.size)
+        return (
+            (draws or self.replay).distinct(self._hyper.replay or self._spec.batch_size, memory.size).to(self._device)
+        )
 
     def observe(self, outcome: Outcome) -> Mapping[str, float] | None:
         """Learn from revealed targets."""
@@ -235,14 +247,15 @@ class Replaying(Rehearsing):
 
     def mend(self) -> int:
         """Train on what is kept, or start anew if that is nothing; return the examples read."""
-        memory = self.memories()[0]
+        memory = next((memory for memory in self.memories() if memory.size), self.memories()[0])
         if self._hyper.removal == "retrain" or not memory.size:
+            slots = list(self.heads)
             self.restart()
+            self.make_heads(slots)
         samples = 0
         for _ in range(self._hyper.removal_steps if memory.size else 0):
             rows = self.draw(memory)
-            slots = self.slots(memory, rows)
-            self.update(self.loss_on(self.answers(memory.columns["x"][rows], slots), memory, rows), slots)
+            self.rehearse(memory, rows)
             samples += len(rows)
         return samples
 
