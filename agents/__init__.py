@@ -7,6 +7,7 @@ if __name__ != "clenv.agents":
 
 for _name, _path in {
     "adahat": "clenv.agents.adahat:AdaHAT",
+    "agem": "clenv.agents.agem:AGEM",
     "amnesiac-hat": "clenv.agents.amnesiac_hat:AmnesiacHAT",
     "anml": "clenv.agents.anml:ANML",
     "ascend": "clenv.agents.unlearning:Ascend",
@@ -15,6 +16,7 @@ for _name, _path in {
     "c-maml": "clenv.agents.c_maml:CMAML",
     "checkpoint-replay": "clenv.agents.unlearning:CheckpointReplay",
     "clpu-derpp": "clenv.agents.clpu_derpp:CLPUDERpp",
+    "cumulative": "clenv.agents.cumulative:Cumulative",
     "der": "clenv.agents.der:DER",
     "derpp": "clenv.agents.der:DERpp",
     "do-nothing": "clenv.agents.unlearning:DoNothing",
@@ -23,6 +25,8 @@ for _name, _path in {
     "ewc-online": "clenv.agents.ewc:OnlineEWC",
     "finetune": "clenv.agents.finetune:Finetune",
     "from-scratch": "clenv.agents.from_scratch:FromScratch",
+    "gdumb": "clenv.agents.joint:GDumb",
+    "gem": "clenv.agents.gem:GEM",
     "hat": "clenv.agents.hat:HAT",
     "hnet": "clenv.agents.hnet:HNET",
     "hnet-ent": "clenv.agents.hnet_inferred:HNETEntropy",
@@ -30,6 +34,7 @@ for _name, _path in {
     "hnet-r": "clenv.agents.hnet_replay:HNETReplay",
     "hnet-tir": "clenv.agents.hnet_recognition:HNETRecognition",
     "independent": "clenv.agents.independent:Independent",
+    "joint": "clenv.agents.joint:Joint",
     "lwf": "clenv.agents.lwf:LwF",
     "mas": "clenv.agents.mas:MAS",
     "meta-mask": "clenv.agents.meta_mask:MetaMask",
