@@ -80,6 +80,19 @@ def test_unlearning_equals_a_run_without_the_task(make_tasks, cls, name):
     assert difference(agent.state_dict(), full.state_dict()) is not None
 
 
+def test_after_a_request_in_a_visit_joint_is_fitted_to_what_is_left_of_what_it_was_fitted_to(make_tasks):
+    env = world(make_tasks(3))
+    agent, reference = (Joint(env.stream_spec, hidden=(8,), epochs=2) for _ in range(2))
+    for _ in range(14):  # two minibatches of task 2 are kept, but not fitted yet
+        env.step(agent)
+    agent.unlearn(request(1))
+    assert agent.fitted == 32
+    assert agent.kept.size == 40
+    assert sorted(agent.heads) == [0]
+    reference.fit(agent.kept, 32)
+    assert same(agent, reference)
+
+
 def test_joint_claims_less_where_segments_are_not_visits(make_tasks):
     env = world(make_tasks(3))
     agent = live(env, Joint, segments="fixed", period=3, epochs=1)
