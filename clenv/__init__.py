@@ -1,6 +1,7 @@
 """clenv: a gym-style world for continual learning with forgetting on purpose."""
 
 from clenv.agent import Agent, NoHyperparameters, Outcome
+from clenv.bench.results import results
 from clenv.env import ContinualEnv
 from clenv.errors import (
     CapabilityError,
@@ -70,6 +71,7 @@ __all__ = [
     "permanent",
     "register",
     "register_agent",
+    "results",
     "resume",
     "run",
     "scenario_ids",

@@ -1,4 +1,4 @@
-"""The command ``clenv``: list, run, resume, check, demo.
+"""The command ``clenv``: list, run, resume, check, bench.
 
 Options and their help come from what they set: the fields of `Settings` and of the agent's hyperparameters, and the
 arguments of `clenv.run` and of the scenario's factory.
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.path.insert(0, str(Path.cwd()))  # agents and scenarios in the folder where the command is typed
     try:
         app = tyro.extras.SubcommandApp()
-        for name, command in (("list", _list), ("resume", _resume), ("check", _check), ("demo", _demo)):
+        for name, command in (("list", _list), ("resume", _resume), ("check", _check), ("bench", _bench)):
             app.command(name=name)(command)
         app.command(name="run")(_run_command(words))
         code = app.cli(
@@ -270,7 +270,7 @@ def _play(records: Records, folder: Path) -> int:
     return 1 if content["state"] == "diverged" else 0
 
 
-# check and demo
+# check and bench
 
 
 def _check(kind: tyro.conf.Positional[Literal["agent", "scenario"]], target: tyro.conf.Positional[str]) -> int:
@@ -299,17 +299,30 @@ def _check(kind: tyro.conf.Positional[Literal["agent", "scenario"]], target: tyr
     return 1 if failed else 0
 
 
-def _demo(folder: str | None = None, processes: int = 2) -> int:
-    """See agents learn, return to, and unlearn real tasks, in about a minute.
+def _bench(
+    suite: tyro.conf.Positional[str | None] = None,
+    folder: str | None = None,
+    engine: Literal["local", "ray", "slurm"] = "local",
+    processes: int | None = None,
+    seeds: tuple[int, ...] | None = None,
+    only: tuple[str, ...] = ("*",),
+    engine_options: tuple[str, ...] = (),
+) -> int:
+    """Play every agent of a suite on every scenario with every seed; runs that are over are not played again.
 
     Args:
-        folder: Where everything goes, a new or empty folder; None: a new one in runs/, named by date and time.
-        processes: Runs played at a time, each in a process of its own; 1: one after the other in this one.
+        suite: Name of a suite that comes with clenv (demo, standard, clpu, paper-...), or a file: NAME.toml, or NAME.py
+            that defines suite. None: that of the folder.
+        folder: Where everything goes; None: runs/ and the suite's name.
+        engine: Who plays: processes of this machine, a Ray cluster, or Slurm.
+        processes: Runs played at a time; None: as many as there are cores.
+        seeds: Seeds instead of the suite's.
+        only: Play only runs whose key matches, * stands for anything.
+        engine_options: KEY=VALUE, e.g. slurm_partition=gpu or address=auto; see clenv.bench.engines.
     """
-    from clenv.demo import demo
+    from clenv.bench.command import run_bench
 
-    demo(folder, processes=processes)
-    return 0
+    return run_bench(suite, folder, engine=engine, processes=processes, seeds=seeds, only=only, options=engine_options)
 
 
 # Options that have no plain type

@@ -143,6 +143,7 @@ class Job:
         seed: Seed of the stream and of the agent.
         evaluation: Options of the run.
         limits: What it may take.
+        steps: Steps until it is over; None: nobody knows.
         command: How to play this run alone.
     """
 
@@ -157,7 +158,8 @@ class Job:
     seed: int
     evaluation: EvaluationOptions
     limits: Limits
-    command: str = ""
+    steps: int | None
+    command: str
 
 
 def suite_names() -> list[str]:
@@ -225,7 +227,7 @@ def jobs(suite: Suite, *, source: str = "SUITE") -> list[Job]:
             if scenario.only is None or agent.group in scenario.only:
                 with _placed(agent.place, agent.tables, f"on {scenario.label}: "):
                     learner = make_agent(agent.name, env, **changes_from_plain(agent.values))
-                    cells.append((scenario, agent, _identity(suite, env, learner)))
+                    cells.append((scenario, agent, _identity(suite, env, learner), _steps(suite, env)))
     return [_job(suite, *cell, seed=seed, source=source) for seed in suite.seeds for cell in cells]
 
 
@@ -560,7 +562,26 @@ def _identity(suite: Suite, env: ContinualEnv, agent: Agent) -> list[Any]:
     ]
 
 
-def _job(suite: Suite, scenario: _Choice, agent: _Choice, identity: list[Any], *, seed: int, source: str) -> Job:
+def _steps(suite: Suite, env: ContinualEnv) -> int | None:
+    """Return how many steps a run has at most; None: without end."""
+    settings = env.settings
+    policy = settings.requests
+    schedule = settings.schedule or (None if policy is None else policy.schedule)
+    scheduled = None if schedule is None else len(schedule) * settings.round_length
+    ends = [settings.horizon, suite.evaluation.steps, scheduled]
+    return min((end for end in ends if end is not None), default=None)
+
+
+def _job(
+    suite: Suite,
+    scenario: _Choice,
+    agent: _Choice,
+    identity: list[Any],
+    steps: int | None,
+    *,
+    seed: int,
+    source: str,
+) -> Job:
     digest = hashlib.blake2b(json.dumps([*identity, seed], sort_keys=True).encode(), digest_size=5).hexdigest()
     words = [re.sub(r"[^A-Za-z0-9.=_]+", "-", word).strip("-.")[:60] for word in (scenario.label, agent.label)]
     key = f"{words[0]}-{words[1]}-{seed}-{digest}"
@@ -576,5 +597,6 @@ def _job(suite: Suite, scenario: _Choice, agent: _Choice, identity: list[Any], *
         seed=seed,
         evaluation=suite.evaluation,
         limits=suite.limits,
+        steps=steps,
         command=f"clenv bench {shlex.quote(source)} --seeds {seed} --only {key}",
     )
