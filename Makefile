@@ -18,7 +18,7 @@ demo: .venv/.installed
 	$(BIN)/clenv bench demo
 
 test: .venv/.installed
-	$(BIN)/python -m pytest --numprocesses auto $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup $(ARGS)
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

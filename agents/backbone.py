@@ -52,6 +52,12 @@ class Layer:
         dense = (self.units, self.inputs)
         return dense if self.kind == "dense" else (*dense, self.kernel, self.kernel)
 
+    def affine(self, h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Return the pre-activations of inputs; they are flattened before a dense layer."""
+        if self.kind == "conv":
+            return F.conv2d(h, weight, bias, padding=self.kernel // 2)
+        return F.linear(h if h.dim() == 2 else h.flatten(1), weight, bias)
+
 
 @dataclass(frozen=True)
 class Backbone:
@@ -103,22 +109,19 @@ class Backbone:
         Returns:
             Shape ``(n, n_L)``, or ``(n, n_L, height, width)`` if the last layer is a convolution.
         """
-        h, activate = x, ACTIVATIONS[self.activation]
+        h = x
         for number, layer in enumerate(self.layers):
-            convolves = layer.kind == "conv"
-            if convolves:
-                h = F.conv2d(h, weights[number], biases[number], padding=layer.kernel // 2)
-            else:
-                h = F.linear(h if h.dim() == 2 else h.flatten(1), weights[number], biases[number])
-            if norm is not None:
-                h = norm(number, h)
-            h = activate(h)
-            if convolves and layer.pool > 1:
-                h = F.max_pool2d(h, layer.pool)
+            z = layer.affine(h, weights[number], biases[number])
+            h = self.activate(layer, z if norm is None else norm(number, z))
             if unit_masks is not None:
                 mask = unit_masks[number]
-                h = h * (mask[..., None, None] if convolves else mask)
+                h = h * (mask[..., None, None] if layer.kind == "conv" else mask)
         return h
+
+    def activate(self, layer: Layer, z: Tensor) -> Tensor:
+        """Return a layer's output for its pre-activations."""
+        h = ACTIVATIONS[self.activation](z)
+        return F.max_pool2d(h, layer.pool) if layer.kind == "conv" and layer.pool > 1 else h
 
     def split(self, values: Tensor) -> tuple[Tensor, ...]:
         """Cut one vector over all units, shape ``(sum of n_l,)``, into one a layer (views)."""

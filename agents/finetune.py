@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clenv.rng import torch_generator
 from clenv.settings import StreamSpec
 
 from .backbone import Backbone, initial_affine
@@ -52,6 +53,10 @@ class Finetune(Learner):
             self._trained = [*self.weights, *self.biases, *self.heads[self.slot]]
             self.optimizer = self._hyper.make_optimizer(self._trained)
 
+    def generator(self, *purpose: int | str) -> torch.Generator:
+        """Return a generator for a purpose; in subclasses that of `Finetune`, so that all start from one network."""
+        return torch_generator(self._seed, Finetune.__name__, *purpose)
+
     def _slot(self, task: int | None) -> int:
         return task if task is not None and self._head_per_task else 0
 
@@ -61,6 +66,14 @@ class Finetune(Learner):
             return self.heads[slot]
         shape = (self._spec.output_size, self._backbone.features)
         return list(initial_affine(shape, self.generator("head", slot), self._device))
+
+    def drop_head(self, slot: int) -> int:
+        """Forget a head, with the optimiser's state of it, and return its bytes; if it is in use, the optimiser too."""
+        freed = sum(p.numel() * p.element_size() for p in self.heads.pop(slot, ()))
+        self.parked.pop(slot, None)
+        if slot == self.slot:
+            self.slot, self.optimizer = None, None
+        return freed
 
     # Answers
 

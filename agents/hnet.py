@@ -15,16 +15,15 @@ that the generator made for it when it was consolidated. What matters in the det
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypedDict
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clenv.agent import tensors
-from clenv.errors import CapabilityError, SettingsError
+from clenv.errors import SettingsError
 from clenv.events import Exactness, Receipt, UnlearnRequest, VisitEnd
 from clenv.settings import StreamSpec
 
@@ -206,22 +205,31 @@ class HNET(Learner):
         assert self.running is not None  # for the type checker: `enter` came before
         return self._target.answer(x, self._generate([self.running])[0])
 
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """What the loss of the running task trains: Theta, then its embedding."""
+        assert self.running is not None  # for the type checker: `enter` came before
+        return [*self.theta, self.slots[self.running]["e"]]
+
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
         """Take one step on the task's loss and the output regulariser (section 2 of the paper, eq. 2)."""
+        return self.follow(torch.autograd.grad(loss, self.trained))
+
+    def follow(self, of_loss: Sequence[Tensor]) -> Mapping[str, float] | None:
+        """Take that step, given the loss's gradients with regard to `trained`."""
         assert self.running is not None  # for the type checker: `enter` came before
-        slot, figures = self.slots[self.running], None
-        *gradients, of_e = torch.autograd.grad(loss, [*self.theta, slot["e"]])
+        figures, gradients = None, list(of_loss[:-1])
         protected = self._protected()
         if protected and self._hyper.beta:
             penalty, more, drift = self._penalty(protected, self._change(gradients))
             torch._foreach_add_(gradients, more)
             figures = {"penalty": penalty, "drift": drift}
-        set_gradients([*self.theta, slot["e"]], [*gradients, of_e])
+        set_gradients(self.trained, [*gradients, of_loss[-1]])
         self.optimizer.step()
         self.optimizers[self.running].step()
         if self.running not in self.seen:
             self.seen.append(self.running)
-        slot["steps"] += 1
+        self.slots[self.running]["steps"] += 1
         return figures
 
     def _protected(self) -> list[int]:
@@ -363,66 +371,6 @@ class HNET(Learner):
         """Return the other tasks that may have left a trace in what is held of a task."""
         running = task == self.running or self.slots[task]["target"] is None
         return [other for other in self.seen if other != task] if running else self.slots[task]["provenance"]
-
-
-class HNETEntropy(HNET):
-    """HNET+ENT: answers each input by the task whose network is surest of it; tasks are told with the targets only."""
-
-    needs_task_labels = "train"
-
-    def __init__(
-        self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
-    ) -> None:
-        if spec.loss != "cross_entropy":
-            raise CapabilityError(
-                f"{type(self).__name__} tells tasks apart by the entropy of its answers, which loss={spec.loss!r} "
-                "does not define: expected classification"
-            )
-        super().__init__(spec, seed=seed, device=device, **hyperparameters)
-
-    def step(self, observation: Mapping[str, Any]) -> Tensor:
-        """Infer the tasks, and answer."""
-        return self.predict(observation["x"])
-
-    @torch.no_grad()
-    def infer(self, x: Tensor) -> tuple[list[int], Tensor]:
-        """Return the known tasks, and for each input the number of the one with the least entropy, int64 ``(n,)``.
-
-        Entropies are computed from log-probabilities, which stay finite where probabilities vanish.
-        """
-        tasks = list(self.slots) or [0]
-        return tasks, self._surest(tasks, x, self._generate(tasks))
-
-    def _surest(self, tasks: Sequence[int], x: Tensor, W: Tensor) -> Tensor:
-        entropies = []
-        for task, of_task in zip(tasks, W, strict=True):
-            log_p = F.log_softmax(self._target.answer(x, of_task)[:, : self._spec.outputs(task)], 1)
-            entropies.append(-(log_p.exp() * log_p).sum(1))
-        return torch.stack(entropies).argmin(0)
-
-    def _by_surest(self, read: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> Tensor:
-        """Return for each input what is read off the network of the task inferred for it."""
-        tasks = list(self.slots) or [0]
-        W = self._generate(tasks)
-        everything = torch.stack([read(x, of_task) for of_task in W])
-        return everything[self._surest(tasks, x, W), torch.arange(len(x), device=x.device)]
-
-    @torch.no_grad()
-    def predict(self, x: Tensor, task: int | None = None) -> Tensor:
-        """Answer each input with the network of the task inferred for it; a label is ignored."""
-        del task
-        return self._by_surest(self._target.answer, x)
-
-    @torch.no_grad()
-    def features(self, x: Tensor, task: int | None = None) -> Tensor:
-        """Return the backbone's output of the task inferred for each input."""
-        del task
-        return self._by_surest(self._target.features, x)
-
-    def unlearn(self, request: UnlearnRequest) -> Receipt:
-        """Forget tasks as `HNET` does; with the choice of tasks, answers for all of them may change."""
-        receipt = super().unlearn(request)
-        return replace(receipt, changed=tuple(sorted(self.slots)))
 
 
 def output_penalty(W: Tensor, targets: Tensor, beta: float) -> Tensor:

@@ -1,6 +1,7 @@
 """clenv: a gym-style world for continual learning with forgetting on purpose."""
 
 from clenv.agent import Agent, NoHyperparameters, Outcome
+from clenv.bench.report import report
 from clenv.bench.results import results
 from clenv.env import ContinualEnv
 from clenv.errors import (
@@ -24,8 +25,8 @@ from clenv.score import Score
 from clenv.settings import Settings, StreamSpec
 from clenv.task import Contexts, Scenario, Split, Task
 
-# The composition root: importing these two registers what is built in, by name, and loads no method and no data.
-from clenv import agents, scenarios  # isort: skip
+# The composition root: importing these registers what is built in, by name, and loads no method and no data.
+from clenv import agents, avalanche, scenarios  # isort: skip
 
 __all__ = [
     "CLPU",
@@ -66,11 +67,13 @@ __all__ = [
     "VisitEnd",
     "agent_names",
     "agents",
+    "avalanche",
     "make",
     "make_agent",
     "permanent",
     "register",
     "register_agent",
+    "report",
     "results",
     "resume",
     "run",

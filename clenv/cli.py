@@ -1,4 +1,4 @@
-"""The command ``clenv``: list, run, resume, check, bench.
+"""The command ``clenv``: list, run, resume, report, compare, check, bench.
 
 Options and their help come from what they set: the fields of `Settings` and of the agent's hyperparameters, and the
 arguments of `clenv.run` and of the scenario's factory.
@@ -53,7 +53,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.path.insert(0, str(Path.cwd()))  # agents and scenarios in the folder where the command is typed
     try:
         app = tyro.extras.SubcommandApp()
-        for name, command in (("list", _list), ("resume", _resume), ("check", _check), ("bench", _bench)):
+        commands: dict[str, Callable[..., int]] = {
+            "list": _list,
+            "resume": _resume,
+            "report": _report,
+            "compare": _compare,
+            "check": _check,
+            "bench": _bench,
+        }
+        for name, command in commands.items():
             app.command(name=name)(command)
         app.command(name="run")(_run_command(words))
         code = app.cli(
@@ -268,6 +276,39 @@ def _play(records: Records, folder: Path) -> int:
     if content["options"]["tensorboard"]:
         say(f"Curves: tensorboard --logdir {folder}\n")
     return 1 if content["state"] == "diverged" else 0
+
+
+# report and compare
+
+
+def _report(folder: tyro.conf.Positional[str]) -> int:
+    """Write what came of a bench, or of a run, as one page of HTML that needs no network: report.html in its folder.
+
+    Args:
+        folder: Of a bench, of several runs, or of a run.
+    """
+    from clenv.bench.report import report
+
+    say(f"{report(folder)}\n")
+    return 0
+
+
+def _compare(
+    first: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER[:AGENT]")],
+    second: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER[:AGENT]")],
+    metric: str = "cumulative_loss",
+) -> int:
+    """Compare two agents, or all agents of two folders, on the streams that both met: is the difference real?
+
+    Args:
+        first: Folder of a bench or a run, all agents; or with one agent's label after a colon.
+        second: The same; agents are matched by their labels, unless each side has one only.
+        metric: A figure of the runs, e.g. accuracy, average_accuracy, forgetting, seconds.
+    """
+    from clenv.bench.comparing import compare_benches
+
+    say(compare_benches(first, second, metric))
+    return 0
 
 
 # check and bench

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
@@ -11,7 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from clenv.events import Permanence, UnlearnRequest, VisitBegin
+from clenv.events import Event, Permanence, UnlearnRequest, VisitBegin
+from clenv.score import Visit
 
 if TYPE_CHECKING:
     from clenv.env import ContinualEnv
@@ -43,7 +44,8 @@ def draw_stream(
     Returns:
         A figure that belongs to no window.
     """
-    names = sorted({visit.task for visit in env.score.visits}, key=lambda name: _order(env, name))
+    ids = [task.id for task in env.tasks]
+    names = sorted({visit.task for visit in env.score.visits}, key=lambda name: order_of_task(ids, name))
     rows = {name: row for row, name in enumerate(names)}
     figure = Figure(figsize=(width, 3.6 + _ROW * len(names)), layout="constrained")
     FigureCanvasAgg(figure)
@@ -54,7 +56,7 @@ def draw_stream(
     top.set_yticks(range(len(names)), names)
     top.set_ylim(len(names) - 0.4, -0.6)
     for number, (name, values) in enumerate(losses.items()):
-        bottom.plot(*_running_mean(values), label=name, linewidth=1.4, color=f"C{number}")
+        bottom.plot(*running_mean(values), label=name, linewidth=1.4, color=f"C{number}")
     bottom.set_xlim(0, max(env.timeline.step + 1, 1))
     bottom.set_ylim(bottom=0)
     bottom.set_xlabel("step")
@@ -71,9 +73,10 @@ def draw_stream(
     return figure
 
 
-def _order(env: ContinualEnv, name: str) -> tuple[int, str]:
-    ids = [task.id for task in env.tasks]
-    return (ids.index(name) if name in ids else ids.index(name.rpartition("#")[0]), name)
+def order_of_task(ids: Sequence[str], name: str) -> tuple[int, str]:
+    """Return by what task names are sorted: the place of the id, ``name#2`` after ``name``."""
+    known = name if name in ids else name.rpartition("#")[0]
+    return (ids.index(known) if known in ids else len(ids), name)
 
 
 def _draw_visits(env: ContinualEnv, axes: Any, rows: Mapping[str, int]) -> None:
@@ -89,28 +92,15 @@ def _draw_lives(env: ContinualEnv, axes: Any, rows: Mapping[str, int]) -> list[i
     Returns:
         Where requests to unlearn fell.
     """
-    names = {(visit.start, visit.occurrence): visit.task for visit in env.score.visits}
     marks: dict[str, list[tuple[int, int]]] = {label: [] for label in _STYLES}
-    alive: dict[int, tuple[str, int]] = {}  # by task: its name now, and since when its line is as it is
-    permanent: set[int] = set()
-    for event in env.timeline.events:
-        if isinstance(event, VisitBegin) and event.task is not None and event.step >= 0 and event.task not in alive:
-            name = names[event.step, event.occurrence or 1]
-            alive[event.task] = (name, event.step)
-            marks["first step"].append((event.step, rows[name]))
-        elif isinstance(event, Permanence):
-            name, since = alive[event.task]
-            _line(axes, since, event.step + 1, rows[name], permanent=False)
-            alive[event.task] = (name, event.step + 1)
-            permanent.add(event.task)
-            marks["made permanent"].append((event.step + 1, rows[name]))
-        elif isinstance(event, UnlearnRequest):
-            for task in event.tasks:
-                name, since = alive.pop(task)
-                _line(axes, since, event.step + 1, rows[name], permanent=False)
-                marks["unlearned"].append((event.step + 1, rows[name]))
-    for task, (name, since) in alive.items():
-        _line(axes, since, env.timeline.step + 1, rows[name], permanent=task in permanent)
+    for life in lives(env.score.visits, env.timeline.events):
+        row, stop = rows[life.task], env.timeline.step + 1 if life.unlearned is None else life.unlearned
+        permanent = stop if life.permanent is None else life.permanent
+        _line(axes, life.start, permanent, row, permanent=False)
+        _line(axes, permanent, stop, row, permanent=True)
+        for label, step in zip(_STYLES, (life.start, life.permanent, life.unlearned), strict=True):
+            if step is not None:
+                marks[label].append((step, row))
     for label, places in marks.items():
         if places:
             steps, heights = zip(*places, strict=True)
@@ -119,14 +109,52 @@ def _draw_lives(env: ContinualEnv, axes: Any, rows: Mapping[str, int]) -> list[i
 
 
 def _line(axes: Any, start: int, stop: int, row: int, *, permanent: bool) -> None:
-    axes.hlines(row, start, stop, color="black", linewidth=2.5 if permanent else 0.7, zorder=2)
+    if stop > start:
+        axes.hlines(row, start, stop, color="black", linewidth=2.5 if permanent else 0.7, zorder=2)
 
 
-def _running_mean(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return steps and the mean of the last 25 values, or of as many as there are."""
+class Life(NamedTuple):
+    """A task from its first visit on.
+
+    Attributes:
+        task: Its name; ``name#2`` once it was unlearned and came back.
+        start: Its first step.
+        permanent: Step before which it became permanent; None: it did not.
+        unlearned: Step before which it was unlearned; None: it was not.
+    """
+
+    task: str
+    start: int
+    permanent: int | None = None
+    unlearned: int | None = None
+
+
+def lives(visits: Sequence[Visit], events: Sequence[Event]) -> list[Life]:
+    """Return the lives of all tasks of a stream, those that ended first, then in the order of their first visits.
+
+    Args:
+        visits: Scored visits.
+        events: Everything that happened besides minibatches.
+    """
+    names = {(visit.start, visit.occurrence): visit.task for visit in visits}
+    alive: dict[int, Life] = {}
+    ended = []
+    for event in events:
+        if isinstance(event, VisitBegin) and event.task is not None and event.step >= 0 and event.task not in alive:
+            if (event.step, event.occurrence or 1) in names:  # else it was not scored before the run stopped
+                alive[event.task] = Life(names[event.step, event.occurrence or 1], event.step)
+        elif isinstance(event, Permanence) and event.task in alive:
+            alive[event.task] = alive[event.task]._replace(permanent=event.step + 1)
+        elif isinstance(event, UnlearnRequest):
+            ended += [alive.pop(task)._replace(unlearned=event.step + 1) for task in event.tasks if task in alive]
+    return [*ended, *alive.values()]
+
+
+def running_mean(values: NDArray[Any], size: int = _SMOOTH) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return steps and the mean of the last ``size`` values, or of as many as there are."""
     sums = np.cumsum(np.concatenate([[0.0], values]))
     ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(ends - _SMOOTH, 0)
+    starts = np.maximum(ends - size, 0)
     return ends, (sums[ends] - sums[starts]) / (ends - starts)
 
 

@@ -687,9 +687,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         examples: int | None,
     ) -> tuple[float, float]:
         shown = self._tasks[task]
-        data = shown.split(split)
-        rows = shown.subsample(split, examples)
-        x, y = shown.task.inputs(data, rows), shown.targets(data, rows)
+        x, y = self.examples(task, split, examples)
         told = task if self.settings.task_labels == "given" else None
         predictions = predict(x, told)
         if tuple(predictions.shape) != (len(x), self.stream_spec.output_size):
@@ -701,6 +699,20 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         if shown.task.loss == "mse":
             return F.mse_loss(predictions, y).item(), math.nan
         return F.cross_entropy(predictions, y).item(), (predictions.argmax(1) == y).float().mean().item()
+
+    def examples(
+        self, task: int, split: Literal["test", "validation", "train"] = "test", examples: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return a split's inputs and targets as the stream shows them.
+
+        Args:
+            task: Index of the task.
+            split: Which split.
+            examples: A fixed subsample of this size, drawn once a task; None: the whole split.
+        """
+        shown = self._tasks[task]
+        data, rows = shown.split(split), shown.subsample(split, examples)
+        return shown.task.inputs(data, rows), shown.targets(data, rows)
 
     def _steps_played(self) -> int:
         """Steps of the stream before this moment."""

@@ -222,7 +222,7 @@ def agent_class(agent: str | type[Agent]) -> type[Agent]:
             plugins = {plugin.name: plugin for plugin in entry_points(group="clenv.agents")}
             if agent in plugins:
                 found = plugins[agent].load()
-            elif ":" in agent:
+            elif ":" in agent and agent.split(":")[0] not in {name.split(":")[0] for name in _agents}:
                 found = agent
             else:
                 raise UnknownNameError(

@@ -100,10 +100,14 @@ class Segments:
         self.ends = [end for end in self.ends if end > step]
         return self._end(self.position >= self._shortest)
 
+    def restart(self) -> None:
+        """Let a new segment begin here."""
+        self.position = 0
+        self.mean = self.variance = 0.0
+
     def _end(self, ends: bool) -> bool:
         if ends:
-            self.position = 0
-            self.mean = self.variance = 0.0
+            self.restart()
         return ends
 
     def _jumps(self, loss: float) -> bool:

@@ -8,7 +8,9 @@ from small_fashion import write_fashion_mnist
 from clenv.registry import agent_class, agent_names, scenario_ids
 from clenv.testing import Check, check_agent, check_scenario
 
-QUICK = {"hnet": {"erasure_steps": 3}, "hnet-ent": {"erasure_steps": 3}, "hnet-online": {"erasure_steps": 3}}
+_HNET = {"erasure_steps": 3}
+_REPLAY = {**_HNET, "refresh_steps": 3}
+QUICK = {"hnet": _HNET, "hnet-ent": _HNET, "hnet-online": _HNET, "hnet-r": _REPLAY, "hnet-tir": _REPLAY}
 """Hyperparameters that spare time, by agent."""
 
 

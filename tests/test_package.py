@@ -86,6 +86,7 @@ def test_importing_clenv_loads_nothing_heavy():
     heavy = {
         "avalanche",
         "duckdb",
+        "jinja2",
         "matplotlib",
         "pandas",
         "ray",
@@ -141,4 +142,5 @@ def test_the_wheel_holds_every_module(tmp_path):
     expected = {str(path.relative_to(ROOT)) for path in modules("clenv")}
     expected |= {f"clenv/{path.relative_to(ROOT)}" for room in ROOMS[1:] for path in modules(room)}
     expected |= {"clenv/py.typed"} | {str(path.relative_to(ROOT)) for path in (ROOT / "clenv").rglob("*.toml")}
+    expected |= {str(path.relative_to(ROOT)) for path in (ROOT / "clenv/bench/templates").iterdir()}
     assert inside == expected

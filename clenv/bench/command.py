@@ -13,7 +13,7 @@ from clenv.bench.bench import Outcome, Plan, bench, plan, reopen, select
 from clenv.bench.engines import make_engine
 from clenv.bench.gather import gather
 from clenv.bench.play import run_folder
-from clenv.bench.report import leaderboard
+from clenv.bench.report import leaderboard, report
 from clenv.bench.suite import Job
 from clenv.checkpoint import write_atomically
 from clenv.errors import SettingsError
@@ -100,6 +100,8 @@ def _conclude(chosen: Plan, place: Path, outcome: Outcome) -> int:
         _say(f"{told}; to try again: {again}\n")
     if picture := _draw(chosen, place, outcome.over):
         _say(f"Picture of a stream and the losses on it: {picture}")
+    if outcome.over:
+        _say(f"Report: {report(place)}")
     _say(f"Every run, with its steps, events, evaluations and checkpoint: {place}/runs/")
     if chosen.suite.evaluation.tensorboard:
         _say(f"Curves: tensorboard --logdir {place}/runs")

@@ -7,9 +7,42 @@ from pathlib import Path
 from clenv.bench.gather import Bench, gather
 from clenv.bench.standings import FIGURES, Ranking, rankings
 from clenv.bench.words import claims_of, digits_for, number, p_value, runs_of, with_interval
+from clenv.checkpoint import write_atomically
 from clenv.table import table
 
 _TABLES = 5  # more are not printed one by one
+
+
+def report(folder: str | Path) -> Path:
+    """Write a bench's results, or a run's, as one page of HTML that needs no network: ``report.html`` in the folder.
+
+    Args:
+        folder: Of a bench, of several runs, or of a run.
+
+    Returns:
+        The page.
+
+    Raises:
+        CheckpointError: The folder holds no run, or a file in it is corrupt.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    from clenv.bench.page import page
+
+    bench = gather(folder)
+    loader = PackageLoader("clenv.bench")
+    templates = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    css, js = (Markup(loader.get_source(templates, f"report.{kind}")[0]) for kind in ("css", "js"))  # noqa: S704  # ours
+    text = templates.get_template("report.html").render(page(bench), css=css, dark=_dark(css), js=js)
+    target = Path(folder) / "report.html"
+    write_atomically(target, lambda file: file.write_text(text, encoding="utf-8"))
+    return target
+
+
+def _dark(css: str) -> str:
+    """Return the declarations of the dark theme, for those whose system is dark and who have no scripts."""
+    return css.partition(':root[data-theme="dark"] {')[2].partition("}")[0]
 
 
 def leaderboard(folder: str | Path) -> str:

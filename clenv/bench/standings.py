@@ -19,6 +19,7 @@ from clenv.bench.statistics import (
     holm,
     interquartile_mean,
     mean,
+    mean_of_known,
     median,
     relative_to_best,
 )
@@ -120,16 +121,11 @@ def _standing(agent: str, losses: Values, strata: Sequence[str], runs: Sequence[
         loss=loss,
         mean=centre,
         median=middle,
-        figures={name: _mean_of([run.figure(name) for run in played]) for name in FIGURES},
+        figures={name: mean_of_known([run.figure(name) for run in played]) for name in FIGURES},
         counts=Counter("missing" if run is None else run.state for run in runs),
         claims=len(verdicts),
         failed_claims=sum(not verdict.holds for verdict in verdicts),
     )
-
-
-def _mean_of(values: Sequence[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else math.nan
 
 
 def _order(standing: Standing) -> tuple[float, ...]:

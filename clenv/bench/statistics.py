@@ -83,6 +83,12 @@ def median(values: Values) -> Values:
         return np.asarray(np.median(values, axis=-1))
 
 
+def mean_of_known(values: Sequence[float]) -> float:
+    """Return the mean of what is not nan; nan if nothing is."""
+    known = [value for value in values if not np.isnan(value)]
+    return sum(known) / len(known) if known else float("nan")
+
+
 def share_below_zero(differences: Values) -> Values:
     """Return the share of differences below zero, zeros counted one half."""
     return np.asarray(np.mean((differences < 0) + 0.5 * (differences == 0), axis=-1))

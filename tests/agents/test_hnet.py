@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import clenv
 from clenv.agent import tensors
 from clenv.agents.backbone import Architecture
-from clenv.agents.hnet import HNET, HNETEntropy, output_penalty
+from clenv.agents.hnet import HNET, output_penalty
 from clenv.agents.hypernetwork import Hypernetwork, Target
 from clenv.errors import CapabilityError, SettingsError
 from clenv.events import Exactness, UnlearnRequest
@@ -267,8 +267,8 @@ def test_entropy_survives_probabilities_that_vanish(make_tasks):
 
 def test_entropy_needs_classes(make_tasks):
     env = clenv.ContinualEnv(make_tasks(regression=True), clenv.Settings(batch_size=8, schedule=(0, 1)))
-    with pytest.raises(CapabilityError, match="expected classification"):
-        HNETEntropy(env.stream_spec)
+    with pytest.raises(CapabilityError, match="HNETEntropy learns by cross_entropy"):
+        clenv.make_agent("hnet-ent", env)
 
 
 # Unlearning

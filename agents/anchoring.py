@@ -1,0 +1,180 @@
+"""What EWC, SI and MAS share: a pull towards where segments ended, by importance, and estimates from kept examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from clenv.agent import Outcome
+from clenv.errors import SettingsError
+from clenv.settings import StreamSpec
+
+from .consolidating import Consolidating, Consolidation
+from .importance import Start, summed_gradients
+from .learning import set_gradients
+
+BACKBONE = -1
+"""The part that all tasks share; the other parts are heads, by slot."""
+Parts = dict[int, list[Tensor]]
+"""One tensor a parameter, by part."""
+
+
+def plus(one: Iterable[Tensor], other: Iterable[Tensor]) -> list[Tensor]:
+    """Return the sums of two lists of tensors."""
+    return [a + b for a, b in zip(one, other, strict=True)]
+
+
+@dataclass(frozen=True)
+class Anchoring(Consolidation):
+    """How strong the pull is; the base of the hyperparameters of learners that are anchored."""
+
+    strength: float = 1.0
+    """Weight of the penalty; 0: plain training."""
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        super().__post_init__()
+        if not 0 <= self.strength < float("inf"):
+            raise SettingsError(f"strength={self.strength!r}: expected a number >= 0")
+
+
+class Anchored(Consolidating):
+    """Plain training with the penalty ``factor * strength / 2 * sum_i omega_i (theta_i - anchor_i)^2``.
+
+    Its gradient is added to that of the loss, so that no graph is built for it. The head in use is pulled like the
+    backbone, once a segment with its task has ended; the other heads do not move.
+
+    Attributes:
+        omega: Importance of every weight, by part; parts that nothing holds yet are absent.
+        anchor: Where it is pulled to, by part.
+    """
+
+    @dataclass(frozen=True)
+    class Hyperparameters(Anchoring):
+        """Of `Anchored`."""
+
+    factor: ClassVar[float] = 1.0
+    """2 for methods whose penalty is printed without the half."""
+
+    def __init__(
+        self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
+    ) -> None:
+        super().__init__(spec, seed=seed, device=device, **hyperparameters)
+        self.omega: Parts = {}
+        self.anchor: Parts = {}
+
+    def parameters(self, part: int) -> list[nn.Parameter]:
+        """Return the parameters of a part."""
+        return [*self.weights, *self.biases] if part == BACKBONE else self.heads[part]
+
+    def learn(self, loss: Tensor) -> Mapping[str, float] | None:
+        """Take one step of the optimiser on the loss and the penalty."""
+        assert self.optimizer is not None  # for the type checker: `enter` came before
+        gradients = list(torch.autograd.grad(loss, self._trained))
+        self.pull(gradients)
+        set_gradients(self._trained, gradients)
+        self.optimizer.step()
+        return None
+
+    @torch.no_grad()
+    def pull(self, gradients: list[Tensor]) -> None:
+        """Add the gradient of the penalty, in place, to those of the backbone and the head in use."""
+        strength = self.factor * self._hyper.strength
+        held = [part for part in (BACKBONE, self.slot) if part in self.omega]
+        if not strength or not held:
+            return
+        omega = [values for part in held for values in self.omega[part]]
+        anchor = [values for part in held for values in self.anchor[part]]
+        offsets = [parameter - there for parameter, there in zip(self._trained, anchor, strict=False)]
+        torch._foreach_addcmul_(gradients[: len(omega)], omega, offsets, value=strength)
+
+
+@dataclass(frozen=True)
+class Estimation(Anchoring):
+    """From how much importance is estimated; the base of the hyperparameters of learners that keep examples for it."""
+
+    examples: int | None = 128
+    """Examples of the running segment that are kept until it ends, whole minibatches, evenly spread over it: at most
+    this many, but two minibatches at least; None: all."""
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        super().__post_init__()
+        if self.examples is not None and self.examples < 1:
+            raise SettingsError(f"examples={self.examples!r}: expected a whole number >= 1, or None for all")
+
+
+class Estimating(Anchored):
+    """Anchored by importance that is estimated, when a segment ends, from examples of it.
+
+    Attributes:
+        kept: Minibatches of the open segment: slot, number of outputs that count, inputs, targets.
+        stride: Every that many of the segment's minibatches is kept.
+    """
+
+    @dataclass(frozen=True)
+    class Hyperparameters(Estimation):
+        """Of `Estimating`."""
+
+    def __init__(
+        self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
+    ) -> None:
+        super().__init__(spec, seed=seed, device=device, **hyperparameters)
+        self.kept: list[tuple[int, int, Tensor, Tensor]] = []
+        self.stride = 1
+
+    def with_graph(self, outcome: Outcome) -> Tensor:
+        """Keep the minibatch, if it is its turn, and return its loss with the graph."""
+        examples = self._hyper.examples
+        most = None if examples is None else max(2, examples // len(outcome.x))
+        if self.segments.position % self.stride == 0 and len(self.kept) == most:
+            self.kept, self.stride = self.kept[::2], 2 * self.stride
+        if self.segments.position % self.stride == 0:
+            # Copies: what the world hands out are views of many minibatches together.
+            self.kept.append((self._slot(outcome.task), outcome.outputs, outcome.x.clone(), outcome.y.clone()))
+        return super().with_graph(outcome)
+
+    def estimate(self, start: Start, size: Callable[[Tensor], Tensor]) -> dict[int, Parts]:
+        """Return, by slot, the mean over all kept examples of `summed_gradients`, and let the examples go.
+
+        Args:
+            start: The functions, by their gradients with respect to the outputs.
+            size: ``torch.square`` or ``torch.abs``.
+        """
+        groups: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
+        for slot, outputs, x, y in self.kept:
+            groups.setdefault((slot, outputs), []).append((x, y))
+        number = sum(len(x) for *_, x, _ in self.kept)
+        self.kept, self.stride = [], 1
+        found: dict[int, Parts] = {}
+        for (slot, outputs), minibatches in groups.items():
+            xs, ys = (torch.cat(column) for column in zip(*minibatches, strict=True))
+            head = self.heads[slot]
+            sums = summed_gradients(
+                self._backbone, self.weights, self.biases, [p[:outputs] for p in head], xs, ys, start, size
+            )
+            for narrow, whole in zip((-2, -1), head, strict=True):
+                sums[narrow] = torch.cat([sums[narrow], torch.zeros_like(whole[outputs:])])
+            means = [values / number for values in sums]
+            parts = found.setdefault(slot, {})
+            for part, values in ((BACKBONE, means[:-2]), (slot, means[-2:])):
+                parts[part] = plus(parts[part], values) if part in parts else values
+        return found
+
+    @torch.no_grad()
+    def accumulate(self, start: Start, size: Callable[[Tensor], Tensor], *, old: float = 1.0, new: float = 1.0) -> None:
+        """Let the importance be ``old`` times what it was plus ``new`` times `estimate`; anchor everything here.
+
+        A part that was not held before takes the estimate as it is.
+        """
+        for part, values in self.omega.items():
+            self.omega[part] = [old * value for value in values]
+        for parts in self.estimate(start, size).values():
+            for part, values in parts.items():
+                known = part in self.omega
+                self.omega[part] = plus(self.omega[part], [new * value for value in values]) if known else values
+        self.anchor = {part: [p.detach().clone() for p in self.parameters(part)] for part in self.omega}

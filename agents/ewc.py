@@ -1,0 +1,172 @@
+"""Elastic weight consolidation: weights are pulled to where segments ended, by the diagonal of the Fisher information.
+
+J. Kirkpatrick et al., *Overcoming catastrophic forgetting in neural networks*, PNAS 114:3521-3526, 2017; online form:
+J. Schwarz et al., *Progress & Compress*, ICML 2018, section 3.2.
+
+The Fisher information is a mean over examples of squared gradients of single examples, never the square of a
+minibatch's gradient, whose scale depends on the batch size.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clenv.errors import SettingsError
+from clenv.events import Exactness, Permanence, Receipt, UnlearnRequest
+from clenv.settings import StreamSpec
+
+from .anchoring import Estimating, Estimation, Parts, plus
+
+PERMANENT = -1
+"""Under which the summands of permanent tasks are kept, all in one."""
+
+
+@dataclass(frozen=True)
+class Fisher(Estimation):
+    """Of EWC: which Fisher information."""
+
+    strength: float = 30.0
+    """``lambda``; it has no universal scale: try powers of ten."""
+    fisher: Literal["true", "empirical"] = "true"
+    """``true``: targets as the network expects them, exactly; ``empirical``: the targets that came."""
+
+
+def true_fisher(outputs: Tensor, y: Tensor) -> Tensor:
+    """Return ``sqrt(p(c|x))`` times the gradient of ``-log p(c|x)``, for all classes, shape ``(C, n, C)``.
+
+    A mean squared error over d outputs is ``-log p`` of a Gaussian with variance d/2: ``sqrt(2/d)`` for each output.
+    """
+    columns = outputs.shape[1]
+    each = torch.eye(columns, dtype=outputs.dtype, device=outputs.device)[:, None]
+    if y.is_floating_point():
+        return each.expand(-1, len(outputs), -1) * math.sqrt(2 / columns)
+    p = outputs.softmax(1)
+    return p.T.sqrt()[:, :, None] * (p - each)
+
+
+def empirical_fisher(outputs: Tensor, y: Tensor) -> Tensor:
+    """Return the gradient of each example's own loss, shape ``(1, n, outputs)``."""
+    if y.is_floating_point():
+        return 2 / outputs.shape[1] * (outputs - y)[None]
+    return outputs.softmax(1)[None] - F.one_hot(y, outputs.shape[1])
+
+
+_STARTS = {"true": true_fisher, "empirical": empirical_fisher}
+
+
+def add(omega: Parts, anchor: Parts, more: Parts, there: Parts) -> None:
+    """Add a second pull to a first one: ``A (theta - m)^2`` with the sum of both and the mean, weighted by them.
+
+    Args:
+        omega: ``A_1``, by part; changed in place.
+        anchor: ``m_1``, by part; changed in place.
+        more: ``A_2``, by part.
+        there: ``m_2``, by part.
+    """
+    for part, added in more.items():
+        if part not in omega:
+            omega[part], anchor[part] = added, there[part]
+            continue
+        omega[part] = plus(omega[part], added)
+        shares = [torch.where(a > 0, b / a, 1.0) for a, b in zip(omega[part], added, strict=True)]
+        anchor[part] = [torch.lerp(*each) for each in zip(anchor[part], there[part], shares, strict=True)]
+
+
+class OnlineEWC(Estimating):
+    """EWC with one anchor, the latest: ``F~_k = gamma F~_{k-1} + F_k``.
+
+    Nothing that belongs to one task can be told apart afterwards, so that requests are refused.
+    """
+
+    @dataclass(frozen=True)
+    class Hyperparameters(Fisher):
+        """Of `OnlineEWC`."""
+
+        decay: float = 1.0
+        """``gamma``, in [0, 1]: what is left of the importance when another segment ends."""
+
+        def __post_init__(self) -> None:
+            """Check the range."""
+            super().__post_init__()
+            if not 0 <= self.decay <= 1:
+                raise SettingsError(f"decay={self.decay!r}: expected a number in [0, 1]")
+
+    def consolidate(self) -> None:
+        """Add the segment's Fisher information, and anchor everything where it is now."""
+        self.accumulate(_STARTS[self._hyper.fisher], torch.square, old=self._hyper.decay)
+
+
+class EWC(Estimating):
+    """EWC with an anchor for every segment: ``sum_k F_k (theta - theta*_k)^2``, at the cost of a single one.
+
+    But for a constant the sum is ``A (theta - m)^2`` with ``A = sum_k F_k`` and ``A m = sum_k F_k theta*_k``. Where the
+    stream has a head per task, each task's summand is kept as well until the task is permanent: a request drops it,
+    with the task's head, so that nothing protects the task any more (level L1: the backbone keeps its traces). With
+    one head for all nothing that answers a task can be taken away, and requests are refused.
+
+    Attributes:
+        summands: ``[A, m]`` of every task that may still be unlearned, and, under `PERMANENT`, of those that may not.
+        permanent: The permanent tasks.
+    """
+
+    @dataclass(frozen=True)
+    class Hyperparameters(Fisher):
+        """Of `EWC`."""
+
+    unlearning = Exactness.INTERFACE
+    commutes = True
+
+    def __init__(
+        self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
+    ) -> None:
+        super().__init__(spec, seed=seed, device=device, **hyperparameters)
+        self.summands: dict[int, list[Parts]] = {}
+        self.permanent: list[int] = []
+
+    @torch.no_grad()
+    def consolidate(self) -> None:
+        """Add the segment's summand, of each task that it held."""
+        for task, fisher in self.estimate(_STARTS[self._hyper.fisher], torch.square).items():
+            here: Parts = {part: [p.detach().clone() for p in self.parameters(part)] for part in fisher}
+            add(self.omega, self.anchor, fisher, here)
+            if self._head_per_task:
+                self._keep(PERMANENT if task in self.permanent else task, fisher, here)
+
+    def _keep(self, task: int, omega: Parts, anchor: Parts) -> None:
+        kept, kept_at = self.summands.setdefault(task, [{}, {}])
+        add(kept, kept_at, omega, anchor)
+
+    # Unlearning
+
+    def on_permanence(self, event: Permanence) -> None:
+        """Merge the task's summand with those of the other permanent tasks."""
+        if self._head_per_task:
+            self.permanent.append(event.task)
+            if event.task in self.summands:
+                self._keep(PERMANENT, *self.summands.pop(event.task))
+
+    def unlearn(self, request: UnlearnRequest) -> Receipt:
+        """Drop the heads of the tasks and all that protects the tasks; refuse if there is one head for all."""
+        removed = [task for task in request.tasks if self._head_per_task and task in self.heads]
+        if not removed:
+            return super().unlearn(request)
+        before = self.memory()
+        for task in removed:
+            self.drop_head(task)
+            self.summands.pop(task, None)
+        self.kept = [minibatch for minibatch in self.kept if minibatch[0] not in removed]
+        self.omega, self.anchor = {}, {}
+        for _, summand in sorted(self.summands.items()):
+            omega, anchor = summand
+            add(self.omega, self.anchor, omega, anchor)
+        return Receipt(
+            Exactness.INTERFACE,
+            bytes_freed=before - self.memory(),
+            detail="heads and protection were dropped; the backbone keeps what it learned",
+        )

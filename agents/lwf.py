@@ -1,0 +1,182 @@
+"""Learning without forgetting: on the current inputs, the network is held to the answers it gave a segment ago.
+
+Z. Li, D. Hoiem, *Learning without Forgetting*, ECCV 2016.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clenv.agent import Outcome
+from clenv.errors import SettingsError
+from clenv.events import Exactness, Receipt, UnlearnRequest
+from clenv.settings import StreamSpec
+
+from .anchoring import BACKBONE, Parts
+from .consolidating import Consolidating, Consolidation
+
+_NEVER = -1e9  # logit of an output that does not take part
+
+
+class LwF(Consolidating):
+    """Plain training with the distillation loss ``alpha T^2 sum_h mean_x KL(softmax(f*_h(x)/T) || softmax(f_h(x)/T))``.
+
+    ``f*`` is a copy made when the last segment ended, ``h`` runs over the heads that it has: one, or one a task, all of
+    which learn. Outputs that had not been seen by then take no part: columns of the tasks, or single classes if the
+    paradigm is class-incremental. For regression the distillation is the mean squared difference to ``f*``.
+
+    Where the stream has a head per task, a request drops the task's head, and the teacher's (level L1: both backbones
+    keep their traces). With one head for all nothing that answers a task can be taken away, and requests are refused.
+
+    Attributes:
+        seen: Outputs seen, bool, shape ``(output_size,)``, by head.
+        teacher: ``f*``, by part; empty before the first segment ended.
+        known: ``seen`` as of then.
+    """
+
+    @dataclass(frozen=True)
+    class Hyperparameters(Consolidation):
+        """Of `LwF`."""
+
+        strength: float = 1.0
+        """``alpha``; 0: plain training."""
+        temperature: float = 2.0
+        """``T``."""
+
+        def __post_init__(self) -> None:
+            """Check the ranges."""
+            super().__post_init__()
+            if not 0 <= self.strength < float("inf"):
+                raise SettingsError(f"strength={self.strength!r}: expected a number >= 0")
+            if not self.temperature > 0:
+                raise SettingsError(f"temperature={self.temperature!r}: expected a number > 0")
+
+    unlearning = Exactness.INTERFACE
+    commutes = True
+
+    def __init__(
+        self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
+    ) -> None:
+        super().__init__(spec, seed=seed, device=device, **hyperparameters)
+        self.seen: dict[int, Tensor] = {}
+        self.teacher: Parts = {}
+        self.known: dict[int, Tensor] = {}
+        self._h = torch.empty(0)  # features of the minibatch that is learned from, with their graph
+
+    # All heads learn, so that the optimiser holds them all
+
+    def rebuild(self) -> None:
+        """Make the optimiser anew, over the backbone and all heads."""
+        if self.heads:
+            self.optimizer = self._hyper.make_optimizer(self._all())
+
+    def _all(self) -> list[nn.Parameter]:
+        return [*self.weights, *self.biases, *(p for head in self.heads.values() for p in head)]
+
+    def enter(self, task: int | None) -> None:
+        """Answer by this task's head; one that is new joins the optimiser."""
+        self.slot = self._slot(task)
+        if self.slot not in self.heads:
+            self.heads[self.slot] = self._head(self.slot)
+            self.seen[self.slot] = torch.zeros(self._spec.output_size, dtype=torch.bool, device=self._device)
+            if self.optimizer is None:
+                self.rebuild()
+            else:
+                self.optimizer.param_groups[0]["params"] = self._all()
+
+    def drop_head(self, slot: int) -> int:
+        """Forget a head, with the optimiser's state of it, and return its bytes."""
+        assert self.optimizer is not None  # for the type checker: there is a head
+        for parameter in self.heads[slot]:
+            self.optimizer.state.pop(parameter, None)
+        optimizer = self.optimizer
+        freed = super().drop_head(slot)
+        self.optimizer = optimizer if self.heads else None
+        optimizer.param_groups[0]["params"] = self._all()
+        return freed
+
+    # Learning
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Answer inputs through the head in use."""
+        assert self.slot is not None  # for the type checker: `enter` came before
+        self._h = self._backbone.forward(x, self.weights, self.biases)
+        return F.linear(self._h, *self.heads[self.slot])
+
+    def with_graph(self, outcome: Outcome) -> Tensor:
+        """Return the loss, with that of the distillation."""
+        loss = super().with_graph(outcome)
+        assert self.slot is not None  # for the type checker: the task was entered
+        if self._spec.paradigm == "class" and self._spec.loss == "cross_entropy":
+            self.seen[self.slot][outcome.y] = True
+        else:
+            self.seen[self.slot][: outcome.outputs] = True
+        if self._hyper.strength and self.known:
+            loss = loss + self._hyper.strength * self.distillation(outcome.x)
+        return loss
+
+    def distillation(self, x: Tensor) -> Tensor:
+        """Return how far the answers are from the teacher's, all heads in one pass."""
+        heads = list(self.known)
+        known = torch.stack([self.known[head] for head in heads])
+        weights = len(self.weights)
+        with torch.no_grad():
+            backbone = self.teacher[BACKBONE]
+            h = self._backbone.forward(x, backbone[:weights], backbone[weights:])
+            theirs = _answers(h, [self.teacher[head] for head in heads])
+        mine = _answers(self._h, [self.heads[head] for head in heads])
+        if self._spec.loss == "mse":
+            squares: Tensor = (mine - theirs) ** 2 * known
+            return (squares.sum((0, 2)) / (known.sum(1) * len(x))).sum()
+        temperature = float(self._hyper.temperature)
+        log_p, log_q = (
+            torch.log_softmax(torch.where(known, logits, _NEVER) / temperature, 2) for logits in (theirs, mine)
+        )
+        return temperature**2 * F.kl_div(log_q, log_p, reduction="sum", log_target=True) / len(x)
+
+    def learn(self, loss: Tensor) -> Mapping[str, float] | None:
+        """Take one step of the optimiser on all that the loss depends on."""
+        assert self.optimizer is not None  # for the type checker: `enter` came before
+        trained = self._all()
+        gradients = torch.autograd.grad(loss, trained, allow_unused=True)
+        for parameter, gradient in zip(trained, gradients, strict=True):
+            parameter.grad = None if gradient is None else gradient.contiguous()
+        self.optimizer.step()
+        return None
+
+    @torch.no_grad()
+    def consolidate(self) -> None:
+        """Let the network as it is be the teacher of the next segment."""
+        parts: Mapping[int, list[nn.Parameter]] = {BACKBONE: [*self.weights, *self.biases], **self.heads}
+        self.teacher = {part: [p.detach().clone() for p in parameters] for part, parameters in parts.items()}
+        self.known = {head: columns.clone() for head, columns in self.seen.items()}
+
+    # Unlearning
+
+    def unlearn(self, request: UnlearnRequest) -> Receipt:
+        """Drop the heads of the tasks; refuse if there is one head for all."""
+        removed = [task for task in request.tasks if self._head_per_task and task in self.heads]
+        if not removed:
+            return super().unlearn(request)
+        before = self.memory()
+        for task in removed:
+            self.drop_head(task)
+            for held in (self.seen, self.known, self.teacher):
+                held.pop(task, None)
+        return Receipt(
+            Exactness.INTERFACE,
+            bytes_freed=before - self.memory(),
+            detail="heads were dropped; the backbones of network and teacher keep what they learned",
+        )
+
+
+def _answers(h: Tensor, heads: Iterable[Sequence[Tensor]]) -> Tensor:
+    """Return the answers of several heads, shape ``(n, heads, outputs)``."""
+    weights, biases = (torch.stack(column) for column in zip(*heads, strict=True))
+    return F.linear(h, weights.flatten(0, 1), biases.flatten()).view(len(h), *biases.shape)
