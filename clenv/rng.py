@@ -61,5 +61,13 @@ class Uniforms:
             self._number = number
         return self._block
 
+    def span(self, start: int, count: int) -> NDArray[np.float64]:
+        """Return elements ``start`` to ``start + count - 1``."""
+        first, last = start // BLOCK, (start + max(count, 1) - 1) // BLOCK
+        if first == last:
+            return self.block(first)[start - first * BLOCK : start - first * BLOCK + count]
+        blocks = np.concatenate([self.block(number) for number in range(first, last + 1)])
+        return blocks[start - first * BLOCK : start - first * BLOCK + count]
+
     def __getitem__(self, k: int) -> float:
         return float(self.block(k // BLOCK)[k % BLOCK])

@@ -9,8 +9,13 @@ from clenv.registry import agent_class, agent_names, scenario_ids
 from clenv.testing import Check, check_agent, check_scenario
 
 _HNET = {"erasure_steps": 3}
-_REPLAY = {**_HNET, "refresh_steps": 3}
-QUICK = {"hnet": _HNET, "hnet-ent": _HNET, "hnet-online": _HNET, "hnet-r": _REPLAY, "hnet-tir": _REPLAY}
+_HNET_REPLAY = {**_HNET, "refresh_steps": 3}
+_REPLAY = {"removal_steps": 2, "capacity": 50}
+QUICK = {
+    **dict.fromkeys(("hnet", "hnet-ent", "hnet-online"), _HNET),
+    **dict.fromkeys(("hnet-r", "hnet-tir"), _HNET_REPLAY),
+    **dict.fromkeys(("er", "der", "derpp"), _REPLAY),
+}
 """Hyperparameters that spare time, by agent."""
 
 

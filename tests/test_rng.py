@@ -23,6 +23,12 @@ def test_uniforms_have_random_access():
     assert Uniforms(3, "coin")[2 * BLOCK + 5] == values[2 * BLOCK + 5]
 
 
+def test_spans_of_uniforms_are_their_elements():
+    for start, count in ((0, 3), (BLOCK - 2, 2), (BLOCK - 2, 5), (5, 2 * BLOCK), (7, 0), (0, 0)):
+        expected = [Uniforms(3, "coin")[k] for k in range(start, start + count)]
+        assert Uniforms(3, "coin").span(start, count).tolist() == expected
+
+
 def test_uniforms_are_numpys_philox():
     words = np.random.Philox(key=key(3, "coin")).random_raw(2 * BLOCK)
     expected = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53

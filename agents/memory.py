@@ -1,0 +1,237 @@
+"""Memories of examples, by value in preallocated tensors: reservoir, class-balanced, and everything.
+
+What is evicted or purged is overwritten, so that nothing of it is left in the state. Every memory reads its own keyed
+sequence of random numbers, of which it keeps the position alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clenv.agent import Outcome
+from clenv.events import UnlearnRequest
+from clenv.rng import Uniforms
+from clenv.settings import StreamSpec
+
+HIDDEN = -1
+"""Stands for the task where it is hidden."""
+Examples = Mapping[str, Tensor | int]
+"""Columns by name, one row an example; a number stands for a column that is equal in all rows."""
+
+
+class Draws:
+    """An endless keyed sequence of uniforms in [0, 1), read in order.
+
+    Args:
+        *place: Seed and purpose (see `clenv.rng`).
+
+    Attributes:
+        position: How many were read.
+    """
+
+    def __init__(self, *place: int | str) -> None:
+        seed, *purpose = place
+        self._uniforms = Uniforms(int(seed), *purpose)
+        self.position = 0
+
+    def take(self, count: int) -> NDArray[np.float64]:
+        """Return the next ``count`` uniforms."""
+        self.position += count
+        return self._uniforms.span(self.position - count, count)
+
+    def distinct(self, count: int, size: int) -> list[int]:
+        """Draw ``count`` different numbers below ``size``, every set of them equally likely; all if there are fewer.
+
+        In O(count): R. Floyd's algorithm (Bentley and Floyd, *A sample of brilliance*, CACM 30, 1987).
+        """
+        if count >= size:
+            return list(range(size))
+        chosen: dict[int, None] = {}
+        for last, uniform in zip(range(size - count, size), self.take(count).tolist(), strict=True):
+            pick = int(uniform * (last + 1))
+            chosen[last if pick in chosen else pick] = None
+        return list(chosen)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as plain values."""
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.position = state["position"]
+
+
+class Memory:
+    """Examples in rows 0 to ``size - 1`` of preallocated tensors; all other rows are zero.
+
+    Args:
+        spec: What is known of the stream: the shapes of examples.
+        capacity: Rows.
+        device: Where the tensors live.
+        logits: Whether answers are kept with the examples.
+
+    Attributes:
+        columns: ``x``: inputs; ``y``: targets, as wide as the widest task's; ``task``: index or `HIDDEN`; ``outputs``:
+            columns of an answer that count; ``step``: of the minibatch; ``z``: answers, if they are kept.
+        size: Rows in use.
+    """
+
+    def __init__(self, spec: StreamSpec, capacity: int, device: torch.device, *, logits: bool = False) -> None:
+        width = spec.output_size
+        self.columns = {
+            "x": torch.zeros(capacity, *spec.input_shape, device=device),
+            "y": torch.zeros(capacity, width, device=device)
+            if spec.loss == "mse"
+            else torch.zeros(capacity, dtype=torch.int64, device=device),
+            **{name: torch.zeros(capacity, dtype=torch.int64, device=device) for name in ("task", "outputs", "step")},
+        }
+        if logits:
+            self.columns["z"] = torch.zeros(capacity, width, device=device)
+        self.size = 0
+
+    @property
+    def capacity(self) -> int:
+        """Rows there are."""
+        return len(self.columns["x"])
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one example."""
+        return (
+            sum(column[:1].numel() * column.element_size() for column in self.columns.values()) if self.capacity else 0
+        )
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return a column, the rows in use."""
+        return self.columns[name][: self.size]
+
+    def contents(self) -> dict[str, Tensor]:
+        """Return copies of all columns, the rows in use."""
+        return {name: self[name].clone() for name in self.columns}
+
+    def write(self, slots: Sequence[int], examples: Examples, rows: Sequence[int]) -> None:
+        """Put chosen rows of ``examples`` into slots, which are all different."""
+        for name, column in self.columns.items():
+            value = examples[name]
+            if isinstance(value, int):
+                column[slots] = value
+            elif value.shape[1:] == column.shape[1:]:
+                column[slots] = value[rows]
+            else:  # targets of a task with fewer outputs than the widest
+                column[slots, : value.shape[1]] = value[rows]
+                column[slots, value.shape[1] :] = 0
+
+    def purge(self, request: UnlearnRequest) -> int:
+        """Remove the examples of tasks, or of the steps of their visits where tasks are hidden; return how many."""
+        steps = self["step"]
+        gone = torch.isin(self["task"], torch.tensor(request.tasks, device=steps.device))
+        for first, last in request.steps:
+            gone |= (steps >= first) & (steps <= last)
+        keep = (~gone).nonzero().flatten()
+        removed = self.size - len(keep)
+        self.keep(keep)
+        return removed
+
+    def keep(self, rows: Tensor) -> None:
+        """Keep these rows, in this order, and overwrite all others."""
+        if len(rows) == self.size:
+            return
+        for column in self.columns.values():
+            kept = column[rows]
+            column.zero_()
+            column[: len(rows)] = kept
+        self.size = len(rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as plain containers and tensors."""
+        return {"columns": dict(self.columns), "size": self.size}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.columns, self.size = state["columns"], state["size"]
+
+
+def examples_of(outcome: Outcome, answers: Tensor | None = None) -> dict[str, Tensor | int]:
+    """Return a minibatch as columns; ``answers``: what is kept as ``z``."""
+    task = HIDDEN if outcome.task is None else outcome.task
+    columns: dict[str, Tensor | int] = {
+        "x": outcome.x,
+        "y": outcome.y,
+        "task": task,
+        "outputs": outcome.outputs,
+        "step": outcome.step,
+    }
+    return columns if answers is None else {**columns, "z": answers}
+
+
+class Reservoir(Memory):
+    """A uniform sample of everything inserted (Vitter, *Random sampling with a reservoir*, ACM TOMS 11, 1985).
+
+    The n-th example, from 1, draws ``j`` in ``0..n-1`` and enters if ``j < capacity``: at the end if there is room,
+    else in slot ``j``. A purge takes the purged examples out of ``n``, so that those to come enter as if they had never
+    been; those that were evicted for their sake are not brought back.
+
+    Args:
+        *key: Seed and purpose of its random numbers.
+
+    Attributes:
+        seen: Examples ever inserted and not purged, by task; their sum is ``n``.
+        draws: Its random numbers.
+    """
+
+    def __init__(
+        self, spec: StreamSpec, capacity: int, device: torch.device, *key: int | str, logits: bool = False
+    ) -> None:
+        super().__init__(spec, capacity, device, logits=logits)
+        self.seen: dict[int, int] = {}
+        self.draws = Draws(*key)
+        self._count = 0
+
+    def insert(self, examples: Examples) -> None:
+        """Insert examples, one after the other; only those that enter cost more than their draw."""
+        x, task = examples["x"], examples["task"]
+        assert isinstance(x, Tensor)  # for the type checker
+        for number, many in ((task, len(x)),) if isinstance(task, int) else ((one, 1) for one in task.tolist()):
+            self.seen[number] = self.seen.get(number, 0) + many
+        numbers = self._count + np.arange(1, len(x) + 1)
+        self._count += len(x)
+        slots = (self.draws.take(len(x)) * numbers).astype(np.int64)
+        rows = np.flatnonzero(slots < self.capacity)
+        if not len(rows):
+            return
+        slots = slots[rows]
+        free = min(self.capacity - self.size, len(rows))
+        slots[:free] = np.arange(self.size, self.size + free)
+        self.size += free
+        last = dict(zip(slots.tolist(), rows.tolist(), strict=True))  # of several for one slot the last one stays
+        self.write(list(last), examples, list(last.values()))
+
+    def purge(self, request: UnlearnRequest) -> int:
+        """Remove the examples of tasks, and their number from ``n`` where tasks are not hidden; return how many."""
+        for task in request.tasks:
+            self._count -= self.seen.pop(task, 0)
+        return super().purge(request)
+
+    def clear(self) -> dict[str, Tensor]:
+        """Empty the memory and return what was in it."""
+        contents = self.contents()
+        self.keep(torch.arange(0))
+        self.seen, self._count = {}, 0
+        return contents
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as plain containers and tensors."""
+        return {**super().state_dict(), "seen": dict(self.seen), **self.draws.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        super().load_state_dict(state)
+        self.seen = dict(state["seen"])
+        self._count = sum(self.seen.values())
+        self.draws.load_state_dict(state)
