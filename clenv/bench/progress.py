@@ -37,9 +37,10 @@ class Progress:
     def __enter__(self) -> Progress:
         """Show the bar."""
         if self._shown:
-            form = "{percentage:3.0f}% |{bar:30}| {postfix} [{elapsed}, {remaining} left]"
+            form = "{percentage:3.0f}% |{bar:30}| {desc} [{elapsed}, {remaining} left]"
             overall = tqdm(total=len(self._steps), initial=self._begun, bar_format=form)
-            lines = [tqdm(bar_format="{desc}", position=number + 1, leave=False) for number in range(_LINES)]
+            shown = range(1, min(_LINES, len(self._steps)) + 1)
+            lines = [tqdm(bar_format="{desc}", position=number, leave=False) for number in shown]
             self._bars = [overall, *lines]
             self._thread.start()
         return self
@@ -72,7 +73,7 @@ class Progress:
         shares = [life.step / total for life in running if (total := self._steps.get(life.key))]
         overall, *lines = self._bars
         overall.n = min(self._over + sum(shares), len(self._steps))
-        overall.set_postfix_str(f"{self._over} of {len(self._steps)} runs", refresh=False)
+        overall.set_description_str(f"{self._over} of {len(self._steps)} runs", refresh=False)
         overall.refresh()
         for number, line in enumerate(lines):
             text = ""
