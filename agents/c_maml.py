@@ -53,6 +53,9 @@ def modulation(loss: Tensor, strength: float | None) -> Tensor:
 class CMAML(Learner):
     """Continual-MAML, with update modulation (UM) and a prolonged adaptation phase (PAP) as options.
 
+    A pre-training phase is MAML on consecutive minibatches, without the options; the stream then begins from ``phi``,
+    with a fresh outer optimiser.
+
     One network with one head; it needs no task labels. The inner rates, one for each parameter tensor, are learned by
     the outer optimiser, which is the one of `Training`.
 
@@ -68,6 +71,7 @@ class CMAML(Learner):
         since: Step of the first minibatch that ``theta`` was adapted to since it left ``phi``.
         boundary: Whether the previous minibatch seemed to be of another task than the one before it.
         buffer: Minibatches that wait for the outer step (PAP).
+        pretraining: Whether the stream has not begun.
         optimizer: Outer optimiser, over ``phi`` and ``rates``.
     """
 
@@ -116,6 +120,7 @@ class CMAML(Learner):
         self.since = 0
         self.boundary = False
         self.buffer: list[Minibatch] = []
+        self.pretraining = spec.pretrain_steps > 0
         self._theta: Sequence[Tensor] = self.phi
         self.optimizer = self._hyper.make_optimizer([*self.phi, *self.rates])
 
@@ -174,15 +179,16 @@ class CMAML(Learner):
 
     def _adapted(self, start: Sequence[Tensor] | None, batch: Minibatch) -> list[Tensor]:
         """Return ``theta`` after a minibatch: with its graph if the loss made with it will train ``phi``."""
-        return self._adapt(start or self.phi, batch, graph=not self._hyper.prolonged)
+        return self._adapt(start or self.phi, batch, graph=self.pretraining or not self._hyper.prolonged)
 
     def observe(self, outcome: Outcome) -> Mapping[str, float]:
         """Take the outer step that is due, then adapt to this minibatch."""
         batch = Minibatch(outcome.step, outcome.x, outcome.y, outcome.outputs)
         loss = self.with_graph(outcome)
-        stay = self._hyper.prolonged and not self.boundary and self.last is not None
+        prolonged = self._hyper.prolonged and not self.pretraining
+        stay = prolonged and not self.boundary and self.last is not None
         self.boundary = self._suspects_switch(loss, batch, stay=stay)
-        if self._hyper.prolonged:
+        if prolonged:
             self._prolong(batch)
         elif not self.boundary:
             self.learn(loss)
@@ -190,14 +196,22 @@ class CMAML(Learner):
         self.since = self.since if stay else batch.step
         self.last = batch
         self._theta = self._adapted(self.start, batch)
+        if outcome.step == -1:
+            self._begin()
         return {
             "boundary": float(self.boundary),
             "inner rate": sum(rate.item() for rate in self.rates) / len(self.rates),
         }
 
+    def _begin(self) -> None:
+        """Begin the stream: from ``phi``, with a fresh outer optimiser."""
+        self.pretraining, self.last, self.boundary = False, None, False
+        self._theta = self.phi
+        self.optimizer = self._hyper.make_optimizer([*self.phi, *self.rates])
+
     def _suspects_switch(self, loss: Tensor, batch: Minibatch, *, stay: bool) -> bool:
         """Whether adapting to the minibatch lowers its loss by ``gamma`` or more."""
-        if self._hyper.threshold is None:
+        if self._hyper.threshold is None or self.pretraining:
             return False
         adapted = self._adapt(self._theta if stay else self.phi, batch, graph=False)
         with torch.no_grad():
@@ -206,7 +220,7 @@ class CMAML(Learner):
     def learn(self, loss: Tensor) -> None:
         """Take one outer step: ``phi, eta <- Adam step on g(L) L``."""
         trained = [*self.phi, *self.rates]
-        weighted = modulation(loss, self._hyper.modulation) * loss
+        weighted = loss if self.pretraining else modulation(loss, self._hyper.modulation) * loss
         # Without inner steps nothing depends on the rates.
         set_gradients(trained, torch.autograd.grad(weighted, trained, allow_unused=True, materialize_grads=True))
         self.optimizer.step()

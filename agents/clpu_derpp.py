@@ -142,8 +142,10 @@ class CLPUDERpp(Learner):
         return self._knower(task).predict(x, task)
 
     def features(self, x: Tensor, task: int | None = None) -> Tensor:
-        """Return the output of the backbone that answers the task."""
-        return self._knower(task).features(x, task)
+        """Return the output of the backbone that answers the task; without one, the mean over the tasks learned."""
+        if task is not None or not self.buffers:
+            return self._knower(task or 0).features(x)
+        return torch.stack([self._knower(known).features(x) for known in self.buffers]).mean(0)
 
     # Learning
 

@@ -252,9 +252,17 @@ class HAT(Learner):
     @torch.no_grad()
     def features(self, x: Tensor, task: int | None = None) -> Tensor:
         """Return the backbone's output with the task's mask; with all units in use for a task that is not kept."""
-        masks = None
-        if task in self.tasks:
-            masks = self._backbone.split(self._gate(task, self.tasks[task]))
+        return self.features_through(x, {} if task is None else self.gate(task))
+
+    @torch.no_grad()
+    def gate(self, task: int) -> Mapping[str, Tensor]:
+        """Return the task's mask as it is now; nothing for a task that is not kept."""
+        return {"mask": self._gate(task, self.tasks[task]).detach().clone()} if task in self.tasks else {}
+
+    @torch.no_grad()
+    def features_through(self, x: Tensor, gate: Mapping[str, Tensor]) -> Tensor:
+        """Return the backbone's output with a mask."""
+        masks = self._backbone.split(gate["mask"]) if gate else None
         return self._backbone.forward(x, self.weights, self.biases, masks)
 
     def capacity(self) -> Mapping[str, float]:

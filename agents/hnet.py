@@ -172,18 +172,44 @@ class HNET(Learner):
 
     @torch.no_grad()
     def features(self, x: Tensor, task: int | None = None) -> Tensor:
-        """Return the output of the task's own backbone."""
-        return self._target.features(x, self._generate([told(task, self)])[0])
+        """Return the output of the task's own backbone; without a task, the mean over all."""
+        known = list(self.slots) or [0]
+        networks = self._generate(known if task is None else [task])
+        return torch.stack([self._target.features(x, W) for W in networks]).mean(0)
+
+    def gate(self, task: int) -> Mapping[str, Tensor]:
+        """Return the task's embedding; nothing for a task that is not kept."""
+        return {"e": self.slots[task]["e"].detach().clone()} if task in self.slots else {}
 
     @torch.no_grad()
-    def drift(self) -> dict[int, float]:
-        """Return ``||h(e_k) - W*_k|| / ||W*_k||`` of every task that has a target."""
+    def features_through(self, x: Tensor, gate: Mapping[str, Tensor]) -> Tensor:
+        """Return the output of the backbone that is generated from an embedding."""
+        if not gate:
+            return self.features(x)
+        return self._target.features(x, self._hypernetwork.weights(self.theta, gate["e"][None])[0])
+
+    @torch.no_grad()
+    def _moved(self) -> tuple[list[int], Tensor, Tensor]:
+        """Return the tasks that have targets, ``h(e_k) - W*_k``, and ``W*_k``, shape ``(K, N)``."""
         kept = {task: slot["target"] for task, slot in self.slots.items() if slot["target"] is not None}
         if not kept:
-            return {}
+            return [], torch.zeros(0, self._target.size), torch.zeros(0, self._target.size)
         targets = torch.stack(list(kept.values()))
-        drifts = (self._generate(list(kept)) - targets).norm(dim=1) / targets.norm(dim=1)
-        return dict(zip(kept, drifts.tolist(), strict=True))
+        return list(kept), self._generate(list(kept)) - targets, targets
+
+    def drift(self) -> dict[int, float]:
+        """Return ``||h(e_k) - W*_k|| / ||W*_k||`` of every task that has a target."""
+        tasks, moved, targets = self._moved()
+        return dict(zip(tasks, (moved.norm(dim=1) / targets.norm(dim=1)).tolist(), strict=True))
+
+    def pictures(self) -> Mapping[str, Tensor]:
+        """Return the drift of every tensor of every generated network, relative to its norm: tasks by tensors."""
+        tasks, moved, targets = self._moved()
+        if not tasks:
+            return {}
+        sizes = [math.prod(shape) for shape in self._target.shapes]
+        norms = [torch.stack([part.norm(dim=1) for part in torch.split(W, sizes, 1)], 1) for W in (moved, targets)]
+        return {"drift": (norms[0] / norms[1].clamp(min=1e-12)).clamp(0, 1)}
 
     # Learning
 

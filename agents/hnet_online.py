@@ -105,9 +105,18 @@ class HNETOnline(HNET):
         del task
         return super().features(x, self.active or 0)
 
+    def gate(self, task: int) -> Mapping[str, Tensor]:
+        """Return nothing: slots are found by their loss, none is a task's."""
+        del task
+        return {}
+
     def step(self, observation: Mapping[str, Any]) -> Tensor:
         """Answer with the active slot: before labels are known there is nothing to choose by."""
         return self.predict(observation["x"])
+
+    def capacity(self) -> Mapping[str, float]:
+        """Return the share of the slots that are taken."""
+        return {"slots": len(self.slots) / self._hyper.max_slots}
 
     # Learning
 
@@ -117,7 +126,7 @@ class HNETOnline(HNET):
             self.surprises += 1
             self._note_step(self.running, outcome.step)
             if self.surprises < self._hyper.patience:
-                return None
+                return {"surprises": self.surprises}
             self._consolidate()
         if self.running is None:
             self._choose(outcome)
@@ -126,7 +135,8 @@ class HNETOnline(HNET):
         self._note_step(self.running, outcome.step)
         self._note_loss(self.running, loss.item())
         self.surprises, self.stay = 0, self.stay + 1
-        return {**(self.learn(loss) or {}), "slot": self.running}
+        slot = {"slot": self.running, "surprises": 0, "bound": self._bound(self.running)}
+        return {**(self.learn(loss) or {}), **slot}
 
     @staticmethod
     def _loss(outputs: Tensor, outcome: Outcome) -> Tensor:

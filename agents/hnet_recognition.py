@@ -114,6 +114,10 @@ class HNETRecognition(HNETInferred):
         super().on_visit_end(event)
         self.replay.decoder.on_visit_end(event)
 
+    def pictures(self) -> Mapping[str, Tensor]:
+        """Return the drift of the generated networks, and replayed inputs."""
+        return {**super().pictures(), **({"replay": self.replay.picture()} if self.replay.tasks() else {})}
+
     # Unlearning
 
     def unlearn(self, request: UnlearnRequest) -> Receipt:

@@ -102,6 +102,10 @@ class HNETReplay(Finetune):
         """Consolidate the decoder."""
         self.replay.decoder.on_visit_end(event)
 
+    def pictures(self) -> Mapping[str, Tensor]:
+        """Return the drift of the generated decoders, and replayed inputs."""
+        return {**self.replay.decoder.pictures(), **({"replay": self.replay.picture()} if self.replay.tasks() else {})}
+
     # Unlearning
 
     def unlearn(self, request: UnlearnRequest) -> Receipt:

@@ -58,8 +58,10 @@ class Independent(Agent):
         return self._learner(task).predict(x, task)
 
     def features(self, x: Tensor, task: int | None = None) -> Tensor:
-        """Return the output of the task's own backbone."""
-        return self._learner(task).features(x, task)
+        """Return the output of the task's own backbone; without a task, the mean over all."""
+        if task is not None or not self.learners:
+            return self._learner(task or 0).features(x)
+        return torch.stack([learner.features(x) for learner in self.learners.values()]).mean(0)
 
     def step(self, observation: Mapping[str, Any]) -> Tensor:
         """Let the task's network answer."""

@@ -5,7 +5,7 @@ Z. Li, D. Hoiem, *Learning without Forgetting*, ECCV 2016.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +67,8 @@ class LwF(Consolidating):
         self.seen: dict[int, Tensor] = {}
         self.teacher: Parts = {}
         self.known: dict[int, Tensor] = {}
-        self._h = torch.empty(0)  # features of the minibatch that is learned from, with their graph
+        self._known: Tensor | None = None  # `known` of all heads together; None: all columns
+        self._h = self._outputs = torch.empty(0)  # features and answers of the running minibatch, with their graph
 
     # All heads learn, so that the optimiser holds them all
 
@@ -75,6 +76,7 @@ class LwF(Consolidating):
         """Make the optimiser anew, over the backbone and all heads."""
         if self.heads:
             self.optimizer = self._hyper.make_optimizer(self._all())
+        self._know()
 
     def _all(self) -> list[nn.Parameter]:
         return [*self.weights, *self.biases, *(p for head in self.heads.values() for p in head)]
@@ -107,7 +109,8 @@ class LwF(Consolidating):
         """Answer inputs through the head in use."""
         assert self.slot is not None  # for the type checker: `enter` came before
         self._h = self._backbone.forward(x, self.weights, self.biases)
-        return F.linear(self._h, *self.heads[self.slot])
+        self._outputs = F.linear(self._h, *self.heads[self.slot])
+        return self._outputs
 
     def with_graph(self, outcome: Outcome) -> Tensor:
         """Return the loss, with that of the distillation."""
@@ -118,27 +121,28 @@ class LwF(Consolidating):
         else:
             self.seen[self.slot][: outcome.outputs] = True
         if self._hyper.strength and self.known:
-            loss = loss + self._hyper.strength * self.distillation(outcome.x)
+            loss = torch.add(loss, self.distillation(outcome.x), alpha=self._hyper.strength)
         return loss
 
     def distillation(self, x: Tensor) -> Tensor:
         """Return how far the answers are from the teacher's, all heads in one pass."""
-        heads = list(self.known)
-        known = torch.stack([self.known[head] for head in heads])
-        weights = len(self.weights)
+        heads, weights = list(self.known), len(self.weights)
         with torch.no_grad():
             backbone = self.teacher[BACKBONE]
             h = self._backbone.forward(x, backbone[:weights], backbone[weights:])
             theirs = _answers(h, [self.teacher[head] for head in heads])
-        mine = _answers(self._h, [self.heads[head] for head in heads])
+        alone = heads == [self.slot]
+        mine = self._outputs if alone else _answers(self._h, [self.heads[head] for head in heads])
+        known = self._known
         if self._spec.loss == "mse":
-            squares: Tensor = (mine - theirs) ** 2 * known
-            return (squares.sum((0, 2)) / (known.sum(1) * len(x))).sum()
+            squares = (mine - theirs) ** 2 if known is None else (mine - theirs) ** 2 * known
+            columns = self._spec.output_size if known is None else known.sum(-1, keepdim=True)
+            return (squares / columns).sum() / len(x)
+        if known is not None:
+            theirs, mine = (torch.where(known, logits, _NEVER) for logits in (theirs, mine))
         temperature = float(self._hyper.temperature)
-        log_p, log_q = (
-            torch.log_softmax(torch.where(known, logits, _NEVER) / temperature, 2) for logits in (theirs, mine)
-        )
-        return temperature**2 * F.kl_div(log_q, log_p, reduction="sum", log_target=True) / len(x)
+        log_p, log_q = (torch.log_softmax(logits / temperature, -1) for logits in (theirs, mine))
+        return F.kl_div(log_q, log_p, reduction="sum", log_target=True) * (temperature**2 / len(x))
 
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
         """Take one step of the optimiser on all that the loss depends on."""
@@ -156,6 +160,13 @@ class LwF(Consolidating):
         parts: Mapping[int, list[nn.Parameter]] = {BACKBONE: [*self.weights, *self.biases], **self.heads}
         self.teacher = {part: [p.detach().clone() for p in parameters] for part, parameters in parts.items()}
         self.known = {head: columns.clone() for head, columns in self.seen.items()}
+        self._know()
+
+    def _know(self) -> None:
+        """Put together which columns take part, shape ``(heads, output_size)``; ``(output_size,)`` of a single head."""
+        known = list(self.known.values())
+        together = known[0] if len(known) == 1 else torch.stack(known) if known else None
+        self._known = None if together is None or together.all() else together
 
     # Unlearning
 
@@ -169,6 +180,7 @@ class LwF(Consolidating):
             self.drop_head(task)
             for held in (self.seen, self.known, self.teacher):
                 held.pop(task, None)
+        self._know()
         return Receipt(
             Exactness.INTERFACE,
             bytes_freed=before - self.memory(),
@@ -176,7 +188,9 @@ class LwF(Consolidating):
         )
 
 
-def _answers(h: Tensor, heads: Iterable[Sequence[Tensor]]) -> Tensor:
-    """Return the answers of several heads, shape ``(n, heads, outputs)``."""
+def _answers(h: Tensor, heads: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Return the answers of several heads, shape ``(n, heads, outputs)``; of a single one ``(n, outputs)``."""
+    if len(heads) == 1:
+        return F.linear(h, *heads[0])
     weights, biases = (torch.stack(column) for column in zip(*heads, strict=True))
     return F.linear(h, weights.flatten(0, 1), biases.flatten()).view(len(h), *biases.shape)

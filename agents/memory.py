@@ -75,6 +75,7 @@ class Memory:
         capacity: Rows.
         device: Where the tensors live.
         logits: Whether answers are kept with the examples.
+        numbers: Names of further columns of whole numbers.
 
     Attributes:
         columns: ``x``: inputs; ``y``: targets, as wide as the widest task's; ``task``: index or `HIDDEN`; ``outputs``:
@@ -82,14 +83,25 @@ class Memory:
         size: Rows in use.
     """
 
-    def __init__(self, spec: StreamSpec, capacity: int, device: torch.device, *, logits: bool = False) -> None:
+    def __init__(
+        self,
+        spec: StreamSpec,
+        capacity: int,
+        device: torch.device,
+        *,
+        logits: bool = False,
+        numbers: Sequence[str] = (),
+    ) -> None:
         width = spec.output_size
         self.columns = {
             "x": torch.zeros(capacity, *spec.input_shape, device=device),
             "y": torch.zeros(capacity, width, device=device)
             if spec.loss == "mse"
             else torch.zeros(capacity, dtype=torch.int64, device=device),
-            **{name: torch.zeros(capacity, dtype=torch.int64, device=device) for name in ("task", "outputs", "step")},
+            **{
+                name: torch.zeros(capacity, dtype=torch.int64, device=device)
+                for name in ("task", "outputs", "step", *numbers)
+            },
         }
         if logits:
             self.columns["z"] = torch.zeros(capacity, width, device=device)
@@ -234,4 +246,89 @@ class Reservoir(Memory):
         super().load_state_dict(state)
         self.seen = dict(state["seen"])
         self._count = sum(self.seen.values())
+        self.draws.load_state_dict(state)
+
+
+class Archive(Memory):
+    """Everything inserted, in order. Its tensors double when they are full."""
+
+    def insert(self, examples: Examples) -> None:
+        """Insert examples at the end."""
+        x = examples["x"]
+        assert isinstance(x, Tensor)  # for the type checker
+        first, self.size = self.size, self.size + len(x)
+        if self.size > self.capacity:
+            room = max(self.size, 2 * self.capacity) - self.capacity
+            for name, column in self.columns.items():
+                self.columns[name] = torch.cat([column, column.new_zeros(room, *column.shape[1:])])
+        self.write(range(first, self.size), examples, range(len(x)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as plain containers and tensors: the rows in use."""
+        return {"columns": {name: self[name] for name in self.columns}, "size": self.size}
+
+
+class Balanced(Memory):
+    """Equally many examples of each class, as far as they came (GDumb's greedy sampler, algorithm 1).
+
+    With ``k`` classes so far an example enters if there is room, or its class has fewer than ``capacity / k``; in a
+    full memory it takes the place of a random example of the class that has most, of several such the first seen.
+    Classes of different tasks are different where each task has a head of its own.
+
+    Args:
+        *key: Seed and purpose of its random numbers.
+
+    Attributes:
+        slots: Rows of each class.
+        draws: Its random numbers.
+    """
+
+    def __init__(self, spec: StreamSpec, capacity: int, device: torch.device, *key: int | str) -> None:
+        super().__init__(spec, capacity, device)
+        self.slots: dict[int, list[int]] = {}
+        self.draws = Draws(*key)
+        self._spec = spec
+
+    def _classes(self, examples: Examples, count: int) -> list[int]:
+        y, task = examples["y"], examples["task"]
+        assert isinstance(y, Tensor)  # for the type checker
+        if not self._spec.head_per_task:
+            return y.tolist()
+        tasks = [task] * count if isinstance(task, int) else task.tolist()
+        return [label + number * self._spec.output_size for label, number in zip(y.tolist(), tasks, strict=True)]
+
+    def insert(self, examples: Examples) -> None:
+        """Insert examples, one after the other."""
+        x = examples["x"]
+        assert isinstance(x, Tensor)  # for the type checker
+        last: dict[int, int] = {}  # of several for one slot the last one stays
+        for row, label in enumerate(self._classes(examples, len(x))):
+            mine = self.slots.setdefault(label, [])
+            if self.size < self.capacity:
+                slot, self.size = self.size, self.size + 1
+            elif len(mine) * len(self.slots) < self.capacity:
+                most = max(self.slots.values(), key=len)
+                slot = most.pop(int(self.draws.take(1)[0] * len(most)))
+            else:
+                continue
+            mine.append(slot)
+            last[slot] = row
+        if last:
+            self.write(list(last), examples, list(last.values()))
+
+    def keep(self, rows: Tensor) -> None:
+        """Keep these rows, in this order, and overwrite all others."""
+        super().keep(rows)
+        self.slots = {}
+        for slot, label in enumerate(self._classes(self.contents(), self.size)):
+            self.slots.setdefault(label, []).append(slot)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as plain containers and tensors."""
+        return {**super().state_dict(), "slots": dict(self.slots), **self.draws.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        super().load_state_dict(state)
+        self.slots = {label: list(slots) for label, slots in state["slots"].items()}
         self.draws.load_state_dict(state)

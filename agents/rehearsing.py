@@ -48,13 +48,18 @@ class Rehearsing(Finetune):
     def enter(self, task: int | None) -> None:
         """Make ready to learn a task: make its head if there is none."""
         self.slot = self._slot(task)
-        if self.slot in self.heads:
-            return
-        self.heads[self.slot] = self._head(self.slot)
-        if self.optimizer is None:
-            self.rebuild()
-        else:
-            self._trained += self.heads[self.slot]  # the optimiser's own list
+        self.make_heads((self.slot,))
+
+    def make_heads(self, slots: Iterable[int]) -> None:
+        """Make the heads that there are not yet."""
+        for slot in slots:
+            if slot in self.heads:
+                continue
+            self.heads[slot] = self._head(slot)
+            if self.optimizer is None:
+                self.rebuild()
+            else:
+                self._trained += self.heads[slot]  # the optimiser's own list
 
     def drop_head(self, slot: int) -> int:
         """Let go of a head and of what the optimiser knows of it; return the bytes freed."""
@@ -70,10 +75,9 @@ class Rehearsing(Finetune):
         return freed
 
     def restart(self) -> None:
-        """Go back to the initial parameters and a fresh optimiser; heads that exist stay, but fresh."""
+        """Go back to the initial parameters and a fresh optimiser, without heads."""
         self.weights, self.biases = self._backbone.initial(self.generator("init"), self._device)
-        slots, self.heads = list(self.heads), {}
-        self.heads = {slot: self._head(slot) for slot in slots}
+        self.heads, self.slot = {}, None
         self.rebuild()
 
     # Examples of several tasks
@@ -116,6 +120,11 @@ class Rehearsing(Finetune):
         return (squares / outputs).sum(1).mean()
 
     # Updates
+
+    def rehearse(self, memory: Memory, rows: Sequence[int]) -> None:
+        """Take one step of the optimiser on the loss of kept examples, of whose heads there must be all."""
+        slots = self.slots(memory, rows)
+        self.update(self.loss_on(self.answers(memory.columns["x"][rows], slots), memory, rows), slots)
 
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
         """Take one step of the optimiser on the loss of the task entered."""
@@ -194,7 +203,7 @@ class Replaying(Rehearsing):
 
     @abstractmethod
     def memories(self) -> Sequence[Memory]:
-        """Return all memories; the first is the one to rehearse from."""
+        """Return all memories; the first that is not empty is rehearsed from after a request."""
 
     def draw(self, memory: Memory, draws: Draws | None = None) -> list[int]:
         """Draw the rows of a memory that are replayed in a step; ``draws``: None for `replay`."""
@@ -235,14 +244,15 @@ class Replaying(Rehearsing):
 
     def mend(self) -> int:
         """Train on what is kept, or start anew if that is nothing; return the examples read."""
-        memory = self.memories()[0]
+        memory = next((memory for memory in self.memories() if memory.size), self.memories()[0])
         if self._hyper.removal == "retrain" or not memory.size:
+            slots = list(self.heads)
             self.restart()
+            self.make_heads(slots)
         samples = 0
         for _ in range(self._hyper.removal_steps if memory.size else 0):
             rows = self.draw(memory)
-            slots = self.slots(memory, rows)
-            self.update(self.loss_on(self.answers(memory.columns["x"][rows], slots), memory, rows), slots)
+            self.rehearse(memory, rows)
             samples += len(rows)
         return samples
 

@@ -16,6 +16,7 @@ from clenv.errors import (
     UnknownNameError,
 )
 from clenv.evaluation import Evaluation, Retention
+from clenv.evaluation.audit import audit
 from clenv.evaluation.verdict import Audit, Verdict
 from clenv.events import Exactness, Permanence, Receipt, Refusal, UnlearnRequest, VisitBegin, VisitEnd
 from clenv.registry import agent_names, make, make_agent, register, register_agent, scenario_ids
@@ -67,6 +68,7 @@ __all__ = [
     "VisitEnd",
     "agent_names",
     "agents",
+    "audit",
     "avalanche",
     "make",
     "make_agent",

@@ -173,10 +173,31 @@ class Agent(ABC):
     def features(self, x: Tensor, task: int | None = None) -> Tensor:
         """Return the backbone's output, shape ``(n, d)``, for the metrics of unlearning.
 
+        Args:
+            x: Inputs.
+            task: Through this task's part of the network: its mask, embedding or network. None: through no task's:
+                with every unit in use; with a network a task, the mean over those that the agent holds.
+
         Raises:
             NotImplementedError: The agent has no backbone.
         """
         raise NotImplementedError(f"{type(self).__name__} offers no features")
+
+    def gate(self, task: int) -> Mapping[str, Tensor]:
+        """Return a copy of what selects a task's part of the backbone, so that an evaluator can keep it: a mask, say.
+
+        Empty, by default: nothing does.
+        """
+        del task
+        return {}
+
+    def features_through(self, x: Tensor, gate: Mapping[str, Tensor]) -> Tensor:
+        """Return `features` through a gate that an evaluator kept, also of a task that is forgotten since.
+
+        An empty gate selects no task's part; by default every gate is empty.
+        """
+        del gate
+        return self.features(x)
 
     def capacity(self) -> Mapping[str, float]:
         """Return the share of each shared resource that is in use, in [0, 1]; nothing by default."""

@@ -1,4 +1,4 @@
-"""The command ``clenv``: list, run, resume, report, compare, check, bench.
+"""The command ``clenv``: list, run, resume, audit, report, compare, check, bench.
 
 Options and their help come from what they set: the fields of `Settings` and of the agent's hyperparameters, and the
 arguments of `clenv.run` and of the scenario's factory.
@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         commands: dict[str, Callable[..., int]] = {
             "list": _list,
             "resume": _resume,
+            "audit": _audit,
             "report": _report,
             "compare": _compare,
             "check": _check,
@@ -276,6 +277,44 @@ def _play(records: Records, folder: Path) -> int:
     if content["options"]["tensorboard"]:
         say(f"Curves: tensorboard --logdir {folder}\n")
     return 1 if content["state"] == "diverged" else 0
+
+
+# audit
+
+
+def _audit(
+    folder: tyro.conf.Positional[str],
+    at: Literal["each", "end"] = "each",
+    mask: Literal["own", "all-ones", "mean-live"] = "own",
+    processes: int = 2,
+    cache: str | None = None,
+    progress: bool = True,
+) -> int:
+    """Measure what unlearning achieved in a run: every request against agents that never saw what was removed.
+
+    Writes audit.json into the run's folder, and a picture of each verdict.
+
+    Args:
+        folder: The folder of the run.
+        at: Judge each request by the agent right after it, or all of them together at the end of the stream.
+        mask: Read features through the mask each task had, through none, or as the mean over those that remain.
+        processes: How many processes train counterfactual agents; 1: this one.
+        cache: Folder where those are kept, for later audits too; None: .counterfactuals beside the run's folder.
+        progress: Whether to show a progress bar, if the output is a terminal.
+    """
+    from clenv.evaluation.audit import audit_folder
+    from clenv.evaluation.page import overview, page, save
+
+    found = audit_folder(folder, at=at, mask=mask, processes=processes, cache=cache, progress=progress)
+    if not len(found):
+        say(f"nothing was unlearned in the run in {folder}: there is nothing to audit\n")
+        return 0
+    pictures = save(found, Path(folder))
+    for verdict in found:
+        say(f"{page(verdict)}\n")
+    say(overview(found))
+    say(f"\nWritten: {Path(folder) / 'audit.json'}, {pictures[0].parent}/*.png\n")
+    return 0 if found.holds else 1
 
 
 # report and compare

@@ -46,7 +46,7 @@ from clenv.events import (
     event_to_plain,
 )
 from clenv.ledger import Ledger
-from clenv.requests import RecordedPermanence, Requests
+from clenv.requests import RecordedRequests, Requests
 from clenv.rng import generator
 from clenv.score import Score
 from clenv.settings import Settings, StreamSpec, expected_occurrences
@@ -77,7 +77,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         scenario: Tasks, or a `Scenario`.
         settings: How the stream is made of them.
         render_mode: ``rgb_array`` or None.
-        recording: A recorded stream to play again instead of sampling one.
+        recording: A recorded stream to play again instead of sampling one, with the permanence and requests in it.
         without: Numbers of the recorded visits to leave out.
 
     Attributes:
@@ -153,7 +153,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         self._warn_about_recurrence()
 
     def _check_contexts(self) -> None:
-        for name in ("schedule", "weights", "ood_tasks", "pretrain_steps"):
+        for name in ("schedule", "weights", "ood_tasks", "pretrain_steps", "pretrain_tasks"):
             if getattr(self.settings, name):
                 raise SettingsError(f"{name} is set, but the scenario samples endless contexts: expected none")
         if self.settings.paradigm == "class":
@@ -163,15 +163,23 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         """Return the tasks of the stream, then those of the pre-training phase."""
         if not given:
             raise SettingsError("the repository is empty: expected at least one task")
-        tasks = self._weighted(list(given))
-        self._streamed = len(tasks)
-        if not self.settings.pretrain_steps:
-            return tasks
-        if not self.scenario.pretrain_tasks:
+        steps, kept = self.settings.pretrain_steps, self.settings.pretrain_tasks
+        if kept >= len(given):
             raise SettingsError(
-                f"pretrain_steps={self.settings.pretrain_steps}, but the scenario has no pre-training tasks"
+                f"pretrain_tasks={kept}, but the scenario has {len(given)} tasks: expected fewer, so that the stream "
+                "has one"
             )
-        return tasks + list(self.scenario.pretrain_tasks)
+        tasks = self._weighted(list(given[: len(given) - kept]))
+        self._streamed = len(tasks)
+        if not steps:
+            return tasks
+        before = [*self.scenario.pretrain_tasks, *given[len(given) - kept :]]
+        if not before:
+            raise SettingsError(
+                f"pretrain_steps={steps}, but the scenario has no pre-training tasks: set pretrain_tasks, how many of "
+                "its tasks are kept for that phase"
+            )
+        return tasks + before
 
     def _weighted(self, tasks: list[Task]) -> list[Task]:
         """Apply the weights and add the out-of-distribution tasks with their total probability."""
@@ -376,7 +384,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
 
     def _requests(self) -> Requests | None:
         if self._recording is not None:
-            return _recorded_permanence(self._recording.events)
+            return _recorded_requests(self._recording.events)
         policy = self.settings.requests
         for task in policy.tasks_named() if policy is not None and self._tasks else ():
             self.task_index(task)
@@ -742,15 +750,17 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         """Return what the stream did so far, enough to play it again."""
         return self.timeline.recording()
 
-    def replay(self, without: Collection[int] = ()) -> ContinualEnv:
-        """Return an environment that plays this stream again, with some visits left out and no request repeated.
+    def replay(self, without: Collection[int] = (), *, requests: bool = False) -> ContinualEnv:
+        """Return an environment that plays this stream again, with some visits left out.
 
         All other minibatches are bit-identical, and keep their step numbers; permanence is delivered as recorded.
 
         Args:
             without: Numbers of the visits to leave out, e.g. ``env.timeline.unlearned_visits``.
+            requests: Whether the recorded requests to unlearn are delivered again.
         """
-        return ContinualEnv(self.scenario, self.settings, recording=self.recording(), without=without)
+        recording = self.recording() if requests else self.recording().without_requests()
+        return ContinualEnv(self.scenario, self.settings, recording=recording, without=without)
 
     # Pictures
 
@@ -910,9 +920,10 @@ def _outcome_to_numpy(outcome: Outcome) -> dict[str, Any]:
     return {**fields, "x": outcome.x.cpu().numpy(), "y": outcome.y.cpu().numpy(), "loss": outcome.loss.item()}
 
 
-def _recorded_permanence(events: Sequence[Event]) -> RecordedPermanence:
+def _recorded_requests(events: Sequence[Event]) -> RecordedRequests:
     permanences = [event for event in events if isinstance(event, Permanence)]
-    return RecordedPermanence(
+    return RecordedRequests(
         after=[(event.step, event.task) for event in permanences if event.cause == "decision"],
         begin=[(event.step, event.task) for event in permanences if event.cause != "decision"],
+        unlearn=[(event.step, event.tasks) for event in events if isinstance(event, UnlearnRequest)],
     )

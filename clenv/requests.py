@@ -217,24 +217,31 @@ class RandomRequests(Requests):
         return Decision(chosen, [[candidates[i] for i in rng.choice(len(candidates), size=count, replace=False)]])
 
 
-class RecordedPermanence(Requests):
-    """Permanence as it was recorded, for a replay from which visits are left out; no request is repeated.
+class RecordedRequests(Requests):
+    """Permanence and unlearning as recorded, for a replay from which visits may be left out.
 
     What fell in a visit that is left out is delivered with the last step played before it, or as the next visit begins.
 
     Args:
-        after: Step and task of each decision after a step, in order.
+        after: Step and task of each permanence decision after a step, in order.
         begin: Step and task of each one at a visit's begin, deadlines included.
+        unlearn: Step and tasks of each request.
     """
 
-    def __init__(self, after: Sequence[tuple[int, int]], begin: Sequence[tuple[int, int]]) -> None:
-        self._after, self._begin = tuple(after), tuple(begin)
+    def __init__(
+        self,
+        after: Sequence[tuple[int, int]],
+        begin: Sequence[tuple[int, int]],
+        unlearn: Sequence[tuple[int, tuple[int, ...]]] = (),
+    ) -> None:
+        self._after, self._begin, self._unlearn = tuple(after), tuple(begin), tuple(unlearn)
 
     def after_step(self, moment: Moment) -> Decision:
         """Return what fell since, up to the next step that is played."""
         ends = moment.next_step
         due = [task for step, task in self._after if ends is None or step < ends]
-        return Decision(self._open(due, moment))
+        asked = [tasks for step, tasks in self._unlearn if moment.step <= step and (ends is None or step < ends)]
+        return Decision(self._open(due, moment), [still for tasks in asked if (still := self._open(tasks, moment))])
 
     def at_begin(self, moment: Moment) -> Sequence[TaskRef]:
         """Return what fell at this begin or at one left out before it."""

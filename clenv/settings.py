@@ -18,7 +18,15 @@ from clenv.task import Loss, Task
 
 Paradigm = Literal["task", "domain", "class"]
 TaskLabels = Literal["given", "train-only", "hidden"]
-_LEAST = {"round_length": 1, "batch_size": 1, "horizon": 1, "label_delay": 0, "deadline": 0, "pretrain_steps": 0}
+_LEAST = {
+    "round_length": 1,
+    "batch_size": 1,
+    "horizon": 1,
+    "label_delay": 0,
+    "deadline": 0,
+    "pretrain_steps": 0,
+    "pretrain_tasks": 0,
+}
 _OPTIONAL = {"horizon", "deadline"}
 
 
@@ -66,7 +74,9 @@ class Settings:
     ood_probability: float = 0.2
     """Their total probability in a draw."""
     pretrain_steps: int = 0
-    """Steps of an unscored phase before the stream, on the scenario's pre-training tasks."""
+    """Steps of an unscored phase before the stream, on tasks that the stream never shows."""
+    pretrain_tasks: int = 0
+    """How many of the scenario's tasks, its last ones, are kept for that phase, besides those it has for it alone."""
     device: str = "cpu"
     """Where data and losses live."""
 

@@ -40,6 +40,10 @@ class Recording(NamedTuple):
     events: tuple[Event, ...]
     tasks: tuple[str, ...]
 
+    def without_requests(self) -> Recording:
+        """Return the recording with all requests to unlearn withheld."""
+        return self._replace(events=tuple(event for event in self.events if not isinstance(event, UnlearnRequest)))
+
 
 class Timeline:
     """The state of a stream: its round, visit and ledger, and the record of what happened.

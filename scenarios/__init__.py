@@ -21,13 +21,42 @@ _VON_OSWALD = {  # x + 3, 2x^2 - 1, (x - 3)^3
 }
 _PUBLISHED = {"alpha": 0.9, "switch": "any", "sampling": "balanced", "batch_size": 25, "horizon": 10_000}
 
+
+def _after_visits(requests: dict[int, list[int]]) -> dict[str, Any]:
+    """Return a written script: the tasks to unlearn as each visit ends, both counted from 1 as in the papers."""
+    return {
+        "policy": "Script",
+        "commands": [
+            {"action": "unlearn", "tasks": [task - 1 for task in tasks], "visit": visit - 1}
+            for visit, tasks in requests.items()
+        ],
+    }
+
+
+_AMNESIAC = {  # the published request schedules: visits in order, each task once, deadline 4
+    5: _after_visits({2: [1], 4: [2], 5: [5]}),
+    20: _after_visits(
+        {2: [1], 4: [2], 5: [5], 7: [6], 9: [7], 10: [10], 12: [11], 14: [12], 15: [15], 17: [16], 19: [17], 20: [20]}
+    ),
+}
+# Factory, and minibatches of a task: of 32 for 10 epochs, as CLPU trains; of 64 for 2 epochs, as AmnesiacHAT does on
+# MNIST, and for 20 on the digits, of which there are few.
+_SEQUENCES = {
+    "PermutedDigits": ("digits:permuted_digits", 450, 450),
+    "RotatedDigits": ("digits:rotated_digits", 450, 450),
+    "PermutedFashionMNIST": ("fashion_mnist:permuted_fashion_mnist", 18_750, 1875),
+    "RotatedFashionMNIST": ("fashion_mnist:rotated_fashion_mnist", 18_750, 1875),
+}
+
 _SCENARIOS: dict[str, tuple[str, dict[str, Any]]] = {
     "TwoGaussians": ("two_gaussians:two_gaussians", _SEED_TASK | _BLIND),
     "ManyGaussians": ("two_gaussians:many_gaussians", _RECURRING),
     "SplitDigits": ("digits:split_digits", _RECURRING),
     "PermutedDigits": ("digits:permuted_digits", _RECURRING),
+    "RotatedDigits": ("digits:rotated_digits", _RECURRING),
     "SplitFashionMNIST": ("fashion_mnist:split_fashion_mnist", _RECURRING),
     "PermutedFashionMNIST": ("fashion_mnist:permuted_fashion_mnist", _RECURRING),
+    "RotatedFashionMNIST": ("fashion_mnist:rotated_fashion_mnist", _RECURRING),
     "ToyPolynomial": ("toy_regression:toy_polynomial", _LINE),
     "ToyThreePolynomials": ("toy_regression:toy_polynomial", _LINE | _VON_OSWALD),
     "ToyRBF": ("toy_regression:toy_basis", _LINE | {"basis": "rbf"}),
@@ -35,5 +64,22 @@ _SCENARIOS: dict[str, tuple[str, dict[str, Any]]] = {
     "ToyFourier": ("toy_regression:toy_basis", _LINE | {"basis": "fourier"}),
     "OsakaEpisodic": ("osaka_episodic:osaka_episodic", _PUBLISHED | _BLIND),
 }
+for _name, (_path, _clpu_steps, _amnesiac_steps) in _SEQUENCES.items():
+    _SCENARIOS[f"CLPU{_name}"] = (
+        _path,
+        {"n_tasks": 5, "batch_size": 32, "round_length": _clpu_steps, "requests": {"policy": "CLPU"}},
+    )
+    for _tasks, _requests in _AMNESIAC.items():
+        _SCENARIOS[f"AmnesiacHAT{_tasks}{_name}"] = (
+            _path,
+            {
+                "n_tasks": _tasks,
+                "batch_size": 64,
+                "round_length": _amnesiac_steps,
+                "schedule": list(range(_tasks)),
+                "requests": _requests,
+                "deadline": 4,
+            },
+        )
 for _name, (_path, _defaults) in _SCENARIOS.items():
     register(f"clenv/{_name}-v0", f"clenv.scenarios.{_path}", **_defaults)

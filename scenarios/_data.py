@@ -1,7 +1,8 @@
-"""What families of tasks from one labelled data set share: parts by class without a copy, permuted inputs."""
+"""What families of tasks from one labelled data set share: parts by class, inputs permuted or rotated, no copies."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache, cached_property
 from itertools import accumulate, pairwise
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -194,6 +196,56 @@ def permuted_tasks(data: Data, n_tasks: int, data_seed: int) -> list[Task]:
     return [
         Task(f"permuted-{data.name}-{number}", data.train, data.test, outputs=len(data.classes), transform=transform)
         for number, transform in enumerate([None, *(Permutation(torch.from_numpy(order)) for order in orders)])
+    ]
+
+
+class Rotation:
+    """A fixed rotation of flat images about their centre, bilinear; what comes in from outside is background.
+
+    Args:
+        degrees: Angle, counterclockwise.
+        shape: Of an image, ``(channels, height, width)``, height and width equal.
+        background: Value of an empty pixel.
+    """
+
+    def __init__(self, degrees: float, shape: Sequence[int], background: float) -> None:
+        self.degrees, self.shape, self.background = degrees, tuple(shape), background
+        cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+        matrix = torch.tensor([[[cosine, -sine, 0.0], [sine, cosine, 0.0]]])
+        self.grid = F.affine_grid(matrix, [1, *self.shape], align_corners=False)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return ``x``, shape ``(n, pixels)``, each image rotated."""
+        if self.grid.device != x.device:
+            self.grid = self.grid.to(x.device)
+        images = (x - self.background).view(-1, *self.shape)
+        turned = F.grid_sample(images, self.grid.expand(len(x), -1, -1, -1), align_corners=False)
+        return turned.flatten(1) + self.background
+
+
+def rotated_tasks(data: Data, n_tasks: int, span: float) -> list[Task]:
+    """Return tasks that share the data, inputs standardised: task ``i`` shows them rotated by ``i * span / n_tasks``.
+
+    The classes of a task are its own.
+
+    Raises:
+        SettingsError: The number of tasks is not a whole number >= 1, or the span is not in (0, 360].
+    """
+    check_count("n_tasks", n_tasks)
+    if not 0 < span <= 360:
+        raise SettingsError(f"span={span!r}: expected degrees in (0, 360]")
+    data = standardised(data)
+    background = data.train.x.min().item()
+    angles = [number * span / n_tasks for number in range(n_tasks)]
+    return [
+        Task(
+            f"rotated-{data.name}-{angle:g}",
+            data.train,
+            data.test,
+            outputs=len(data.classes),
+            transform=Rotation(angle, data.image_shape, background) if angle else None,
+        )
+        for angle in angles
     ]
 
 

@@ -1,4 +1,4 @@
-"""Handwritten digits that come with scikit-learn: 1797 images of 8 x 8 pixels, split by class or permuted.
+"""Handwritten digits that come with scikit-learn: 1797 images of 8 x 8 pixels, split by class, permuted or rotated.
 
 Four fifths of each class are for training, the rest for tests; the division is fixed.
 """
@@ -13,7 +13,7 @@ import torch
 from clenv.rng import generator
 from clenv.task import Task
 
-from ._data import ByClass, Data, permuted_tasks, split_tasks
+from ._data import ByClass, Data, permuted_tasks, rotated_tasks, split_tasks
 
 _TEST_SHARE = 0.2
 
@@ -56,3 +56,16 @@ def permuted_digits(n_tasks: int = 10, data_seed: int = 0) -> list[Task]:
         SettingsError: The number of tasks is not a whole number >= 1.
     """
     return permuted_tasks(load_digits(), n_tasks, data_seed)
+
+
+def rotated_digits(n_tasks: int = 10, span: float = 180.0) -> list[Task]:
+    """Return tasks of all ten digits, task ``i`` rotated by ``i * span / n_tasks`` degrees.
+
+    Args:
+        n_tasks: Number of tasks.
+        span: Degrees over which the angles are spread, in (0, 360].
+
+    Raises:
+        SettingsError: An argument is out of range.
+    """
+    return rotated_tasks(load_digits(), n_tasks, span)

@@ -1,4 +1,4 @@
-"""Fashion-MNIST (Xiao, Rasul and Vollgraf, arXiv 1708.07747): 70 000 images of clothes, 28 x 28, split or permuted.
+"""Fashion-MNIST (Xiao, Rasul and Vollgraf, arXiv 1708.07747): 28 x 28 images of clothes, split, permuted or rotated.
 
 The four files are taken, in this order, from the folder given, from Debian's package ``dataset-fashion-mnist``, or
 from torchvision's download into that folder.
@@ -21,7 +21,7 @@ from clenv._torchvision import make_torchvision_importable
 from clenv.errors import DataError
 from clenv.task import Task
 
-from ._data import ByClass, Data, permuted_tasks, split_tasks
+from ._data import ByClass, Data, permuted_tasks, rotated_tasks, split_tasks
 
 CLASSES = (
     "T-shirt/top",
@@ -72,6 +72,21 @@ def permuted_fashion_mnist(n_tasks: int = 10, data_seed: int = 0, data_folder: s
         DataError: The data cannot be had; the message says how to get them.
     """
     return permuted_tasks(load_fashion_mnist(data_folder), n_tasks, data_seed)
+
+
+def rotated_fashion_mnist(n_tasks: int = 10, span: float = 180.0, data_folder: str | None = None) -> list[Task]:
+    """Return tasks of all ten classes, task ``i`` rotated by ``i * span / n_tasks`` degrees.
+
+    Args:
+        n_tasks: Number of tasks.
+        span: Degrees over which the angles are spread, in (0, 360].
+        data_folder: As for `split_fashion_mnist`.
+
+    Raises:
+        SettingsError: An argument is out of range.
+        DataError: The data cannot be had; the message says how to get them.
+    """
+    return rotated_tasks(load_fashion_mnist(data_folder), n_tasks, span)
 
 
 def load_fashion_mnist(data_folder: str | None = None) -> Data:

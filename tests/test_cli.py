@@ -65,7 +65,7 @@ def test_help_comes_from_what_the_options_set(clenv_command):
         assert about in words
 
 
-@pytest.mark.parametrize("words", [[], ["list"], ["run"], ["resume"], ["check"], ["bench"]])
+@pytest.mark.parametrize("words", [[], ["list"], ["run"], ["resume"], ["audit"], ["check"], ["bench"]])
 def test_every_command_has_help(clenv_command, words):
     code, out, _ = clenv_command(*words, "--help")
     assert code == 0
@@ -193,6 +193,35 @@ def test_check_says_what_holds_and_what_does_not(clenv_command, somewhere):
     assert "agent leaky:Leaky: " in out.splitlines()[-1]
     code, out, _ = clenv_command("check", "scenario", NAMES[0])
     assert (code, "FAIL" in out) == (0, False)
+
+
+def test_audit_prints_a_page_a_request_and_writes_its_verdicts(clenv_command):
+    command = '{"action": "unlearn", "tasks": [0], "step": 35}'
+    options = ["--no-tensorboard", "--requests", "Script", f"commands=[{command}]"]
+    for agent, folder in (("cheaters:HeadOnly", "head"), ("independent", "networks")):
+        clenv_command("run", "cheaters:audited/Blobs-v0", agent, "--folder", f"runs/{folder}", *options)
+    code, out, _ = clenv_command("audit", "runs/head", "--processes", "1")
+    assert code == 1
+    assert "After step 35: unlearn blob-0\nclaimed ISOLATED, measured INTERFACE: the claim FAILS" in out
+    assert "outputs: JSD" in out
+    assert "membership AUC, kept head" in out
+    [verdict] = clenv.Audit.load("runs/head/audit.json")
+    assert not verdict.holds
+    assert Path("runs/head/audit/step-35.png").stat().st_size > 10_000
+    assert len(list(Path("runs/.counterfactuals").iterdir())) == 6  # main and full at two moments, two references
+    code, out, _ = clenv_command("audit", "runs/networks", "--processes", "1", "--at", "end", "--mask", "all-ones")
+    assert code == 0
+    assert "claimed EXACT, measured EXACT: the claim HOLDS" in out
+    assert "leaks: none found" in out
+
+
+def test_audit_of_a_run_without_requests_or_of_no_run(clenv_command):
+    clenv_command("run", *NAMES, "--folder", "run", "--steps", "5", "--no-tensorboard")
+    code, out, _ = clenv_command("audit", "run")
+    assert (code, out) == (0, "nothing was unlearned in the run in run: there is nothing to audit\n")
+    code, _, err = clenv_command("audit", "gone")
+    assert code == 2
+    assert "gone holds no run" in err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

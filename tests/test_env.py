@@ -302,10 +302,13 @@ def test_a_stream_needs_a_reset_first(make_tasks):
 # Phases and repositories
 
 
-def test_pretraining_comes_before_the_score(make_tasks):
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_pretraining_comes_before_the_score(make_tasks, kept):
+    """On tasks that the scenario has for it, on the last ones of the others, or on both."""
     tasks = make_tasks(5)
-    scenario = clenv.Scenario(tasks[:3], pretrain_tasks=tasks[3:])
-    env = ContinualEnv(scenario, Settings(horizon=12, batch_size=4, pretrain_steps=7, alpha=0.0, round_length=2))
+    scenario = clenv.Scenario(tasks[: 3 + kept], pretrain_tasks=tasks[3 + kept :])
+    settings = {"horizon": 12, "batch_size": 4, "alpha": 0.0, "round_length": 2}
+    env = ContinualEnv(scenario, Settings(pretrain_steps=7, pretrain_tasks=kept, **settings))
     env.reset(seed=0)
     agent = Watcher(env.stream_spec)
     play(env, agent)
@@ -435,6 +438,23 @@ def test_a_replay_of_everything_is_the_run_with_requests_withheld(make_tasks):
     replay = env.replay()
     replay.reset()
     assert play(replay, Watcher(replay.stream_spec)) == losses
+
+
+@pytest.mark.parametrize("recurrence", ["exclude", "relearn"])
+def test_a_replay_with_requests_is_the_run_itself(make_tasks, recurrence):
+    policy = RandomRequests(permanence_rate=0.02, unlearn_rate=0.05, max_tasks=2, keep=2)
+    env = world(make_tasks(), requests=policy, recurrence=recurrence, round_length=3, horizon=200, deadline=3)
+    agent = Watcher(env.stream_spec)
+    losses = play(env, agent)
+    assert env.receipts
+    replay = env.replay(requests=True)
+    replay.reset()
+    again = Watcher(replay.stream_spec)
+    assert play(replay, again) == losses
+    for kind in (UnlearnRequest, Permanence, VisitBegin, VisitEnd):
+        recorded = [(event.step, getattr(event, "tasks", None)) for event in told(agent, kind)]
+        assert [(event.step, getattr(event, "tasks", None)) for event in told(again, kind)] == recorded
+    assert told(again, UnlearnRequest) == told(agent, UnlearnRequest)
 
 
 # Saved states
@@ -642,6 +662,7 @@ def test_bad_repositories_are_refused(make_tasks):
         ({"batch_size": 41}, SettingsError, "fewer than batch_size=41"),
         ({"weights": (1.0,)}, SettingsError, "weights has 1 entries, expected one for each of 4"),
         ({"pretrain_steps": 5}, SettingsError, "no pre-training tasks"),
+        ({"pretrain_tasks": 4}, SettingsError, "the scenario has 4 tasks: expected fewer"),
         ({"ood_tasks": "clenv/Nothing-v0"}, SettingsError, "make the environment with clenv.make"),
         ({"schedule": ("t0", "t9")}, UnknownNameError, "no task 't9'"),
         ({"schedule": (0, 4)}, UnknownNameError, "there is no task 4: expected 0 to 3"),

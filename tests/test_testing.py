@@ -18,8 +18,9 @@ import clenv.registry
 from clenv import Agent, ContinualEnv, Exactness, Outcome, Receipt, Split, Task, UnlearnRequest
 from clenv.rng import torch_generator
 from clenv.settings import Settings
+from clenv.states import difference
 from clenv.testing import CheckFailure, check_agent, check_scenario
-from clenv.testing.check import count, difference, expect_equal, global_generators
+from clenv.testing.check import count, expect_equal, global_generators
 
 # Sound agents, one for each level of unlearning
 

@@ -253,15 +253,22 @@ class AvalancheAgent(Agent):
             strategy.training_epoch()
 
     def _begin(self, minibatch: tuple[Tensor, Tensor, int]) -> None:
-        """Call the hooks that ``train`` calls before the first minibatch of an experience."""
+        """Call the hooks that ``train`` calls before the first minibatch of an experience.
+
+        Raises:
+            SettingsError: The strategy puts other data in the place of the experience's.
+        """
+        from clenv.avalanche.library import ReplayDataLoader, TaskBalancedDataLoader
+
         self._enter([minibatch])
         strategy = self._made
         strategy._before_training()  # noqa: SLF001  # the driver of a strategy is its subclass in spirit
         strategy._before_training_exp(shuffle=False)  # noqa: SLF001
-        if strategy.adapted_dataset is None or len(strategy.adapted_dataset) != len(minibatch[1]):
+        known = type(strategy.dataloader) in {TaskBalancedDataLoader, ReplayDataLoader}
+        if not known or len(strategy.adapted_dataset) != len(minibatch[1]):
             raise SettingsError(
-                f"{type(strategy).__name__} changes the data of an experience before it learns from it: expected "
-                "learn='segment'"
+                f"{type(strategy).__name__} changes the data of an experience before it learns from it, so that it "
+                "cannot learn from one minibatch at a time: expected learn='segment'"
             )
         strategy._before_training_epoch()  # noqa: SLF001
 

@@ -21,6 +21,7 @@ with warnings.catch_warnings():
         make_avalanche_dataset,
     )
     from avalanche.benchmarks.utils.data_attribute import TensorDataAttribute
+    from avalanche.benchmarks.utils.data_loader import ReplayDataLoader, TaskBalancedDataLoader
     from avalanche.benchmarks.utils.flat_data import FlatData
     from avalanche.models import MultiTaskModule
     from avalanche.models.packnet import PackNetModel, PackNetModule
@@ -87,10 +88,12 @@ __all__ = [
     "PackNetModel",
     "PackNetModule",
     "ParamData",
+    "ReplayDataLoader",
     "ReplayPlugin",
     "ReservoirSamplingBuffer",
     "SupervisedTemplate",
     "SynapticIntelligencePlugin",
+    "TaskBalancedDataLoader",
     "TensorDataAttribute",
     "concat_datasets",
     "make_avalanche_dataset",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from clenv.avalanche.library import (
     AGEMPlugin,
     BalancedExemplarsBuffer,
     EWCPlugin,
+    GEMPlugin,
     MASPlugin,
     ParamData,
     ReservoirSamplingBuffer,
@@ -139,6 +141,26 @@ def draw(columns: list[Tensor], count: int) -> tuple[Tensor, ...]:
     """Draw rows without replacement, all if there are fewer."""
     rows = torch.randperm(len(columns[0]))[:count]
     return tuple(column[rows] for column in columns)
+
+
+class LeastSquaresGEM(GEMPlugin):
+    """GEM that needs no solver of quadratic programs; the original calls for the package quadprog by name.
+
+    Its program, ``min_v v'Pv / 2 + (Gg)'v`` with ``P = GG' + 0.001 I`` and ``v >= gamma``, is non-negative least squares
+    in ``u = v - gamma``: ``min |L'u + L^-1 (Gg + P gamma)|^2`` with ``LL' = P``.
+    """
+
+    def solve_quadprog(self, g: Tensor) -> Tensor:
+        """Return the gradient closest to ``g`` that lowers no experience's loss, up to the margin ``gamma``."""
+        from scipy.linalg import solve_triangular
+        from scipy.optimize import nnls
+
+        G, flat = self.G.cpu().double().numpy(), g.cpu().double().numpy()
+        gamma = np.full(len(G), float(self.memory_strength))
+        P = G @ G.T + 1e-3 * np.eye(len(G))
+        L = np.linalg.cholesky(P)
+        u, _ = nnls(L.T, -solve_triangular(L, G @ flat + P @ gamma, lower=True))
+        return torch.from_numpy((gamma + u) @ G + flat).float()
 
 
 class StreamDER(DER):

@@ -149,7 +149,7 @@ class _Writer:
 
     def collection(self, value: set[Any], where: str) -> Any:
         del where
-        return {_KIND: "set", "items": sorted(value)}
+        return {_KIND: "set", "items": sorted(value, key=repr)}
 
     def module(self, value: nn.Module, where: str) -> Any:
         own = {name: item for name, item in _state_of(value).items() if name not in _OF_MODULES}

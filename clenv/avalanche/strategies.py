@@ -5,7 +5,6 @@ The numbers in the warnings are measured; `docs/avalanche.md` has the table.
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from clenv.avalanche.agent import AvalancheAgent, Training
-from clenv.errors import CapabilityError, SettingsError
+from clenv.errors import SettingsError
 
 
 class Naive(AvalancheAgent):
@@ -290,23 +289,17 @@ class GEM(AvalancheAgent):
         """Margin of the constraints."""
 
     grows = True
-    caveat = "a step costs one backward pass for every segment so far, and memory grows with them: take long segments"
-
-    def prepare(self) -> None:
-        """Look for the solver of the constraints.
-
-        Raises:
-            CapabilityError: It is not installed.
-        """
-        if importlib.util.find_spec("quadprog") is None:
-            raise CapabilityError("Avalanche's GEM needs the package quadprog, which is not installed")
+    caveat = (
+        "a step costs one backward pass for every segment so far, and memory grows with them: take long segments. "
+        "Avalanche calls for the package quadprog: SciPy's non-negative least squares solve the same program"
+    )
 
     def build(self, **common: Any) -> Any:
         """Return the strategy."""
         from clenv.avalanche import library
+        from clenv.avalanche.repairs import LeastSquaresGEM
 
-        hyper = self._hyper
-        plugin = library.GEMPlugin(hyper.patterns_per_exp, hyper.memory_strength)
+        plugin = LeastSquaresGEM(self._hyper.patterns_per_exp, self._hyper.memory_strength)
         return library.Naive(**common, plugins=[plugin])
 
 

@@ -344,7 +344,7 @@ def _verdicts(run: Run, order: Mapping[str, int]) -> list[dict[str, Any]]:
 
 def _verdict(verdict: Verdict) -> dict[str, Any]:
     closed = {name: gap.closed for name, gap in verdict.distances.items() if not math.isnan(gap.closed)}
-    faster = verdict.relearning
+    faster = [number(again.ratio, 2) for again in verdict.relearning.values()]
     return {
         "step": verdict.step,
         "tasks": ", ".join(verdict.tasks),
@@ -359,7 +359,7 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
         if verdict.accuracy is None
         else [number(x) for x in (verdict.accuracy.main, verdict.accuracy.reference, verdict.accuracy.full)],
         "attacks": ", ".join(f"{name}: {attack.verdict}" for name, attack in verdict.attacks.items()) or "-",
-        "relearning": "-" if faster is None else number(faster.ratio, 2),
+        "relearning": ", ".join(faster) or "-",
         "difference": number(verdict.accuracy_difference),
         "seconds": math.nan if verdict.cost is None else verdict.cost.seconds,
         "retrain": math.nan if verdict.cost is None else verdict.cost.retrain_seconds,

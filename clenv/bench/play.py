@@ -23,6 +23,7 @@ from typing import Any, Literal, NamedTuple
 from clenv.bench.machine import forget_peak_memory, is_out_of_memory, machine, memory_limit, peak_memory
 from clenv.bench.suite import Job
 from clenv.checkpoint import write_atomically
+from clenv.evaluation.audit import audit_folder
 from clenv.folder import read
 from clenv.registry import make, make_agent
 from clenv.run import Records, resume, run
@@ -47,8 +48,18 @@ def run_folder(folder: Path, job: Job) -> Path:
 
 
 def is_over(folder: Path, job: Job) -> bool:
-    """Return whether a run is finished or diverged, so that it is never played again."""
+    """Return whether there is nothing left to do for a run: it diverged, or is finished and audited if it is to be."""
     place = run_folder(folder, job)
+    if not _is_streamed(place):
+        return False
+    return job.audit.at == "never" or _audit(place).exists() or read(place)["state"] == "diverged"
+
+
+def _audit(place: Path) -> Path:
+    return place / "audit.json"
+
+
+def _is_streamed(place: Path) -> bool:
     return (place / "run.json").exists() and read(place)["state"] != "running"
 
 
@@ -75,25 +86,29 @@ def play(folder: Path, job: Job, stopped: Sequence[int] = ()) -> bool:
     with sign.held():
         if is_over(folder, job):  # thanks to a process that was orphaned meanwhile
             return True
-        begun, step = time.perf_counter(), 0
+        place, begun, step = run_folder(folder, job), time.perf_counter(), 0
         forget_peak_memory()
         try:
             with memory_limit(job.limits.memory):
-                left = None if job.limits.seconds is None else job.limits.seconds - _spent(folder, job)
-                with _watchdog(left, sign.descriptor):
-                    records = _records(run_folder(folder, job), job)
-                    for record in records:
-                        step = record.step + 1
-                        sign.tell(step)
-                        if stopped:
-                            records.close()
+                if not _is_streamed(place):
+                    left = None if job.limits.seconds is None else job.limits.seconds - _spent(folder, job)
+                    with _watchdog(left, sign.descriptor):
+                        records = _records(place, job)
+                        for record in records:
+                            step = record.step + 1
+                            sign.tell(step)
+                            if stopped:
+                                records.close()
+                if not (stopped or is_over(folder, job)):
+                    with _watchdog(job.limits.seconds, sign.descriptor):
+                        _judge(place, job)
         except Exception as error:  # noqa: BLE001  # whatever an agent or a scenario raises costs its own run only
             kind: Kind = "memory" if is_out_of_memory(error) else "error"
             told = "".join(traceback.format_exception(error))
             message = f"{type(error).__name__}: {error}"
             write_failure(folder, job, kind, message, told, step, time.perf_counter() - begun)
             return False
-        _write(run_folder(folder, job) / "machine.json", {**machine(), "peak_memory_bytes": peak_memory()})
+        _write(place / "machine.json", {**machine(), "peak_memory_bytes": peak_memory()})
         return True
 
 
@@ -123,6 +138,13 @@ def _records(place: Path, job: Job) -> Records:
     records = run(env, agent, place, seed=job.seed, progress=False, **asdict(job.evaluation))
     write_job(place, job)
     return records
+
+
+def _judge(place: Path, job: Job) -> None:
+    """Audit a finished run; what is trained for it is shared by all runs of the bench."""
+    assert job.audit.at != "never"
+    audit_folder(place, at=job.audit.at, mask=job.audit.mask, progress=False).save(_audit(place))
+    (place / "failure.json").unlink(missing_ok=True)
 
 
 def write_job(place: Path, job: Job) -> None:

@@ -26,6 +26,7 @@ from clenv.agent import Agent
 from clenv.bench.lines import Place, key_lines, line_of
 from clenv.env import ContinualEnv
 from clenv.errors import ClenvError, SettingsError, nearest
+from clenv.evaluation.masks import FeatureMask
 from clenv.registry import agent_class, factory_arguments, make, make_agent, scenario_factory
 from clenv.requests import Requests, requests_to_plain
 from clenv.settings import Settings, changes_from_plain, changes_to_plain
@@ -96,6 +97,16 @@ class EvaluationOptions:
 
 
 @dataclass(frozen=True)
+class AuditOptions:
+    """Whether and how claims of unlearning are audited once a run is over, as in `clenv.audit`."""
+
+    at: Literal["never", "each", "end"] = "never"
+    """Judge each request by the agent right after it, or all of them together at the end of the stream."""
+    mask: FeatureMask = "own"
+    """Through which mask the features of mask-based agents are read."""
+
+
+@dataclass(frozen=True)
 class Limits:
     """What a run may take; one that takes more is ended and counts as failed."""
 
@@ -123,8 +134,10 @@ class Suite:
     """Settings of every scenario, where it has none of its own."""
     evaluation: EvaluationOptions = EvaluationOptions()
     """Options of every run."""
+    audit: AuditOptions = AuditOptions()
+    """How claims of unlearning are audited."""
     limits: Limits = Limits()
-    """What a run may take."""
+    """What a run may take, and its audit once more."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +155,7 @@ class Job:
         hyperparameters: Its hyperparameters, where they are not the defaults.
         seed: Seed of the stream and of the agent.
         evaluation: Options of the run.
+        audit: How it is audited.
         limits: What it may take.
         steps: Steps until it is over; None: nobody knows.
         command: How to play this run alone.
@@ -157,6 +171,7 @@ class Job:
     hyperparameters: Mapping[str, Any]
     seed: int
     evaluation: EvaluationOptions
+    audit: AuditOptions
     limits: Limits
     steps: int | None
     command: str
@@ -596,6 +611,7 @@ def _job(
         hyperparameters=agent.values,
         seed=seed,
         evaluation=suite.evaluation,
+        audit=suite.audit,
         limits=suite.limits,
         steps=steps,
         command=f"clenv bench {shlex.quote(source)} --seeds {seed} --only {key}",

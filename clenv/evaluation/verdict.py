@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 from clenv.checkpoint import write_atomically
 from clenv.errors import CheckpointError
+from clenv.evaluation.relearning import Relearning
 from clenv.events import Exactness
 
 FORMAT = "clenv audit 1"
@@ -54,43 +55,40 @@ class Trio:
 
 
 @dataclass(frozen=True)
-class Attack:
-    """A membership attack: can the removed task's training examples be told from held-out ones?
+class Membership:
+    """A membership attack: can the removed tasks' training examples be told from examples never seen?
 
     Attributes:
-        score: What it reaches: AUC of an attack by the loss, accuracy of one by features.
-        low, high: 95 % interval of a guess.
-        members: Training examples attacked; as many held-out ones.
-        verdict: ``uninformative``: it fails on the full agent, so that it says nothing; ``leaks``: it tells the agent
-            from a guess where it does not tell the reference, or the agent is below the interval and the reference is
-            not; else ``passed``.
+        members: Training examples attacked, and as many never seen.
+        auc: Area under the ROC curve of an attack by the loss.
+        auc_chance: Where 95 % of the areas of a guess lie.
+        accuracy: Of an attack by largest probability, entropy and loss; nan for regression.
+        accuracy_chance: Where 95 % of the accuracies of a guess lie.
+        verdict: ``uninformative``: the attack fails on the full agent, so that it says nothing; ``leaks``: the area
+            differs from the reference's, up or down, by more than chance; else ``passed``.
     """
 
-    score: Trio
-    low: float
-    high: float
     members: int
-    verdict: str
+    auc: Trio
+    auc_chance: tuple[float, float]
+    accuracy: Trio
+    accuracy_chance: tuple[float, float]
+    verdict: Literal["uninformative", "leaks", "passed"]
 
 
 @dataclass(frozen=True)
-class Relearning:
-    """How fast the removed task is learned again: less than the reference needs is knowledge that was left.
+class Capacity:
+    """Mean share of the shared resources that is in use (`clenv.Agent.capacity`); nan if there are none.
 
     Attributes:
-        threshold: Online accuracy to be reached: 0.95 of what the full agent has on the task.
-        main, reference: Steps until then; None: not within ``limit``.
-        ratio: ``main / reference``; 1 is ideal; nan if one of them never got there.
-        area: Sum over the first steps, at most 100, of the reference's loss minus the agent's.
-        limit: Steps that were played.
+        before: Before the request.
+        after: Right after it, for the next step to use.
+        reference: Of the agent that never saw the task.
     """
 
-    threshold: float
-    main: int | None
-    reference: int | None
-    ratio: float
-    area: float
-    limit: int
+    before: float
+    after: float
+    reference: float
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,8 @@ class Cost:
         memory: Bytes of the state after it.
         retrain_seconds: Wall-clock time of training the reference.
         retrain_samples: Examples that the reference was trained on.
-        slow_down: Time a step of ordinary learning takes, divided by that of the full agent; about 1.
+        slow_down: Time of a step, requests included, divided by that of the full agent; about 1. Timings of the replay.
+        capacity: How much of what is shared is in use.
     """
 
     seconds: float
@@ -113,7 +112,8 @@ class Cost:
     memory: int
     retrain_seconds: float
     retrain_samples: int
-    slow_down: float = math.nan
+    slow_down: float
+    capacity: Capacity
 
 
 @dataclass(frozen=True)
@@ -133,15 +133,16 @@ class Verdict:
         distances: On the removed tasks, by metric.
         distances_all: On all tasks seen, by metric: damage to those that remain shows here.
         parameters: Distance in parameter space, relative to how far the reference moved; no floor.
-        identical: Share of the entries of the state that equal the reference's bit for bit.
+        identical: Share of the parameters that equal the reference's bit for bit; of the reference itself 1.
         accuracy: On held-out data of the removed tasks, as the agents answer; nan for regression.
         retained_head: The same through the output head that existed before the request, kept by an attacker.
-        attacks: Membership attacks, ``loss`` and ``features``.
-        relearning: None: not measured.
+        attacks: Membership attacks, by the head through which the attacker looks.
+        relearning: A fresh visit of each removed task, by name.
         accuracy_difference: AD: mean over R(t) of accuracy minus the full agent's; positive: forgetting freed capacity.
         accuracy_differences: The same by task.
         loss_difference: ADL: the full agent's online loss minus the agent's, summed over the steps after the request.
         cost: Against training anew.
+        mask: Through which mask features were read (see `clenv.evaluation.masks.masked_features`).
     """
 
     step: int
@@ -159,12 +160,13 @@ class Verdict:
     identical: Trio | None = None
     accuracy: Trio | None = None
     retained_head: Trio | None = None
-    attacks: Mapping[str, Attack] = field(default_factory=dict)
-    relearning: Relearning | None = None
+    attacks: Mapping[str, Membership] = field(default_factory=dict)
+    relearning: Mapping[str, Relearning] = field(default_factory=dict)
     accuracy_difference: float = math.nan
     accuracy_differences: Mapping[str, float] = field(default_factory=dict)
     loss_difference: float = math.nan
     cost: Cost | None = None
+    mask: str = "own"
 
     def to_plain(self) -> dict[str, Any]:
         """Return the verdict as JSON knows it: levels by name, None for what is undefined, ``closed`` in each gap."""
@@ -189,19 +191,21 @@ class Verdict:
         for name in ("distances", "distances_all"):
             values[name] = {metric: _record(Gap, gap) for metric, gap in values[name].items()}
         values["attacks"] = {
-            name: _record(Attack, {**attack, "score": _record(Trio, attack["score"])})
-            for name, attack in values["attacks"].items()
+            name: _record(Membership, {**attack, **_attack(attack)}) for name, attack in values["attacks"].items()
         }
+        values["relearning"] = {name: _record(Relearning, record) for name, record in values["relearning"].items()}
         kinds = {
             "parameters": Gap,
             "identical": Trio,
             "accuracy": Trio,
             "retained_head": Trio,
-            "relearning": Relearning,
             "cost": Cost,
         }
         for name, kind in kinds.items():
             values[name] = None if values[name] is None else _record(kind, values[name])
+        if values["cost"] is not None:
+            capacity = _record(Capacity, plain["cost"]["capacity"])
+            values["cost"] = replace(values["cost"], capacity=capacity)
         for name in ("accuracy_difference", "loss_difference"):
             values[name] = math.nan if values[name] is None else values[name]
         return cls(**values)
@@ -265,6 +269,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value
+
+
+def _attack(plain: Mapping[str, Any]) -> dict[str, Any]:
+    scores = {name: _record(Trio, plain[name]) for name in ("auc", "accuracy")}
+    return {**scores, **{name: tuple(plain[name]) for name in ("auc_chance", "accuracy_chance")}}
 
 
 def _record(kind: type[Any], plain: Mapping[str, Any]) -> Any:

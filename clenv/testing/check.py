@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from clenv.errors import ClenvError
+from clenv.states import difference
 
 Target = TypeVar("Target")
 
@@ -90,38 +91,6 @@ def expect_equal(found: object, expected: object, message: str) -> None:
     """Raise `CheckFailure` unless two nested states are equal bit for bit; names the first place that differs."""
     where = difference(found, expected)
     expect(where is None, f"{message}: {where}")
-
-
-def difference(found: object, expected: object, where: str = "") -> str | None:
-    """Return where two nested states differ first, in words; None if they are equal bit for bit."""
-    place = where or "the whole"
-    if isinstance(found, Tensor) and isinstance(expected, Tensor):
-        return _tensor_difference(found, expected, place)
-    if isinstance(found, Mapping) and isinstance(expected, Mapping):
-        if set(found) != set(expected):
-            extra, missing = set(found) - set(expected), set(expected) - set(found)
-            return f"{place} has keys {sorted(map(str, extra))} too many and {sorted(map(str, missing))} too few"
-        parts = [(f"{where}[{key!r}]", found[key], expected[key]) for key in found]
-    elif isinstance(found, list | tuple) and isinstance(expected, list | tuple) and len(found) == len(expected):
-        parts = [(f"{where}[{n}]", a, b) for n, (a, b) in enumerate(zip(found, expected, strict=True))]
-    else:
-        same = type(found) is type(expected) and (found == expected or (found != found and expected != expected))
-        return None if same else f"{place} is {found!r:.80}, expected {expected!r:.80}"
-    return next((text for name, a, b in parts if (text := difference(a, b, name)) is not None), None)
-
-
-def _tensor_difference(found: Tensor, expected: Tensor, place: str) -> str | None:
-    forms = [f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}" for tensor in (found, expected)]
-    if forms[0] != forms[1]:
-        return f"{place} is a tensor {forms[0]}, expected {forms[1]}"
-    if torch.equal(_bits(found), _bits(expected)):
-        return None
-    number = int((found.detach() != expected.detach()).sum())
-    return f"{place}, {number} of {found.numel()} values differ"
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
 def count(state: object) -> int:

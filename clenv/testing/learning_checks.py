@@ -15,11 +15,11 @@ from clenv.env import ContinualEnv
 from clenv.errors import CapabilityError, CheckpointError, SettingsError
 from clenv.events import Exactness
 from clenv.registry import make_agent
+from clenv.states import difference
 from clenv.testing.check import (
     CheckFailure,
     Table,
     count,
-    difference,
     expect,
     expect_equal,
     global_generators,
@@ -427,20 +427,26 @@ def memory_is_flat(subject: Subject) -> None:
 @CHECKS.add
 @_in_each_world
 def reports_are_in_range(subject: Subject, settings: dict[str, Any]) -> None:
-    """Figures are numbers, capacity and pictures lie in [0, 1], and features are (rows, d) and as pure as predict."""
+    """Figures are numbers, capacity and pictures lie in [0, 1], and features are (rows, d) and as pure as predict.
+
+    Features are had with a task, without one, and through gates kept from before, also of tasks unlearned since.
+    """
     env = subject.env(settings)
     agent = subject.agent(env)
     env.reset(seed=0)
+    gates: dict[int, Mapping[str, Tensor]] = {}
     while env.timeline.finished is None:
         if env.timeline.step in _MOMENTS:
             where = f"before step {env.timeline.step}"
             before = agent.state_dict()
-            _check_reports(agent, env, where)
+            _check_reports(agent, where)
+            if type(agent).features is not Agent.features:
+                _check_features(agent, env, gates, where)
             expect_equal(agent.state_dict(), before, f"{where}: a report changed the state")
         env.step(_Reporting(agent))
 
 
-def _check_reports(agent: Agent, env: ContinualEnv, where: str) -> None:
+def _check_reports(agent: Agent, where: str) -> None:
     for name, share in agent.capacity().items():
         expect(0 <= share <= 1, f"{where}: capacity {name!r} is {share}, expected a share in [0, 1]")
     for name, picture in agent.pictures().items():
@@ -448,12 +454,28 @@ def _check_reports(agent: Agent, env: ContinualEnv, where: str) -> None:
         expect(inside, f"{where}: picture {name!r} is not (height, width) with values in [0, 1]")
     memory = agent.memory()
     expect(isinstance(memory, int) and memory >= 0, f"{where}: memory() is {memory!r}, expected a number of bytes")
-    if type(agent).features is not Agent.features:
-        for task in range(len(env.tasks)):
-            x, told = probe(env, task)
-            features = agent.features(x, told)
-            right = features.dim() == 2 and len(features) == len(x) and bool(features.isfinite().all())
-            expect(right, f"{where}: features have shape {tuple(features.shape)}, expected ({len(x)}, d), finite")
+
+
+def _check_features(agent: Agent, env: ContinualEnv, gates: dict[int, Mapping[str, Tensor]], where: str) -> None:
+    """Check features; put the gates that tasks have by now beside those kept earlier."""
+    for task in range(len(env.tasks)):
+        x, told = probe(env, task)
+        features = agent.features(x, told)
+        right = features.dim() == 2 and len(features) == len(x) and bool(features.isfinite().all())
+        expect(right, f"{where}: features have shape {tuple(features.shape)}, expected ({len(x)}, d), finite")
+        gate = agent.gate(task)
+        if gate and agent.needs_task_labels == "always":
+            through = agent.features_through(x, gate)
+            expect_equal(through, features, f"{where}: features of task {task} through its own gate")
+        gates |= {task: gate} if gate else {}
+        others = {"without a task": agent.features(x)}
+        others |= {f"through the gate of task {kept}": agent.features_through(x, gates[kept]) for kept in gates}
+        for name, found in others.items():
+            alike = found.shape == features.shape and bool(found.isfinite().all())
+            expect(
+                alike,
+                f"{where}: features {name} have shape {tuple(found.shape)}, expected {tuple(features.shape)}, finite",
+            )
 
 
 class _Reporting(Relay):

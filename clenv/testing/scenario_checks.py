@@ -20,12 +20,12 @@ from clenv.env import ContinualEnv
 from clenv.errors import CheckpointError, PredictionError, SettingsError
 from clenv.registry import make, scenario_spec
 from clenv.settings import StreamSpec
+from clenv.states import difference
 from clenv.task import Split, Task
 from clenv.testing.check import (
     Check,
     CheckFailure,
     Table,
-    difference,
     expect,
     expect_equal,
     global_generators,

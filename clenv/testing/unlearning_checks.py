@@ -13,9 +13,9 @@ from clenv.env import ContinualEnv
 from clenv.evaluation.leftovers import find_examples, outline
 from clenv.events import Exactness, Receipt
 from clenv.requests import RandomRequests, Script, unlearn
+from clenv.states import difference
 from clenv.testing.check import (
     Table,
-    difference,
     expect,
     expect_equal,
 )

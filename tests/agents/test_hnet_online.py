@@ -29,7 +29,7 @@ def lived(schedule, *, announced, steps=None, **hyper):
     slots = []
     while env.timeline.finished is None and (steps is None or len(slots) < steps):
         figures = env.step(agent)[-1]["figures"]
-        slots.append(figures and int(figures["slot"]))
+        slots.append(figures.get("slot"))
     return env, agent, slots
 
 
@@ -78,6 +78,19 @@ def test_a_slot_left_too_soon_keeps_its_target():
         assert agent.running == 0
         agent._consolidate()
         assert torch.equal(agent.slots[0]["target"], target) is same
+
+
+def test_figures_tell_the_state_of_the_adaptation():
+    env, agent, _ = lived((0, 1), announced=False, steps=ROUND)
+    record = dict(agent.records[0])
+    assert agent.capacity() == {"slots": 1 / 20}
+    first, second = (env.step(agent)[-1]["figures"] for _ in range(2))
+    assert first == {"surprises": 1}  # the switch is not certain yet
+    assert second["slot"] == 1
+    assert second["surprises"] == 0
+    assert second["bound"] == agent._bound(1)
+    assert agent.records[0]["mean"] == record["mean"]
+    assert agent.capacity() == {"slots": 2 / 20}
 
 
 def test_when_all_slots_are_taken_the_best_is_used():

@@ -175,6 +175,22 @@ def test_joint_training_can_be_trained_once():
         trained(made, experiences(1))
 
 
+@pytest.mark.parametrize("experiences_so_far", [1, 3])
+def test_gem_solves_its_program_without_a_solver(experiences_so_far):
+    draws = torch_generator(0, "gem", experiences_so_far)
+    plugin = repairs.LeastSquaresGEM(4, memory_strength=0.5)
+    plugin.G = torch.randn(experiences_so_far, 12, generator=draws)
+    g = -plugin.G.sum(0) + torch.randn(12, generator=draws)
+    G, v0 = plugin.G.double(), g.double()
+    found = plugin.solve_quadprog(g).double()
+    # v from g~ = g + G'v; P v + G g is the slope of the objective: zero, or positive where v is at its bound.
+    v = torch.linalg.lstsq(G.T, found - v0).solution
+    slope = (G @ G.T + 1e-3 * torch.eye(len(G), dtype=torch.float64)) @ v + G @ v0
+    assert bool((v > 0.5 - 1e-5).all())
+    assert bool((slope > -1e-4).all())
+    assert float(((v - 0.5) * slope).abs().max()) < 1e-4
+
+
 def test_der_needs_one_head():
     model = MultiHead((6,), (8,), 3, sizes=None, activation="relu", seed=0)
     with pytest.raises(TypeError, match="task_labels"):

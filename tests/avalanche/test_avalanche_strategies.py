@@ -223,6 +223,66 @@ def test_what_cannot_work_is_refused(name, settings, options, error, message, ma
         clenv.make_agent(name, env, **options)
 
 
+def build_shuffling(**common):
+    from avalanche.core import SupervisedPlugin
+    from avalanche.training.supervised import Naive
+
+    class OwnLoader(SupervisedPlugin):
+        def before_training_exp(self, strategy, **kwargs):
+            strategy.dataloader = torch.utils.data.DataLoader(strategy.adapted_dataset, batch_size=2)
+
+    return Naive(**common, plugins=[OwnLoader()])
+
+
+def test_a_strategy_with_a_loader_of_its_own_says_so(make_tasks):
+    env = world(make_tasks)
+    with pytest.raises(SettingsError, match="expected learn='segment'"):
+        play(env, clenv.make_agent(AvalancheAgent, env, build=build_shuffling))
+    whole = world(make_tasks)
+    agent = clenv.make_agent(AvalancheAgent, whole, build=build_shuffling, learn="segment")
+    assert play(whole, agent).strategy.clock.train_iterations == 4 * 12 // 2
+
+
+def build_recording(**common):
+    from avalanche.core import SupervisedPlugin
+    from avalanche.training.supervised import Naive
+
+    class Recorder(SupervisedPlugin):
+        def __init__(self):
+            super().__init__()
+            self.calls = []
+
+    def entry(name):
+        def note(self, strategy, *arguments, **kwargs):
+            self.calls.append(f"{name} {strategy.clock.train_exp_counter} {strategy.clock.train_exp_iterations}")
+
+        return note
+
+    for name in dir(SupervisedPlugin):
+        if name.startswith(("before_", "after_")):
+            setattr(Recorder, name, entry(name))
+    return Naive(**common, plugins=[Recorder()])
+
+
+def test_hooks_are_called_in_the_order_of_train(make_tasks):
+    calls = {}
+    for learn in ("minibatch", "segment"):
+        env = world(make_tasks)
+        agent = clenv.make_agent(AvalancheAgent, env, build=build_recording, learn=learn)
+        calls[learn] = play(env, agent).strategy.plugins[0].calls
+    assert calls["minibatch"] == calls["segment"]
+    assert calls["segment"][:6] == [
+        "before_training 0 0",
+        "before_train_dataset_adaptation 0 0",
+        "after_train_dataset_adaptation 0 0",
+        "before_training_exp 0 0",
+        "before_training_epoch 0 0",
+        "before_training_iteration 0 0",
+    ]
+    assert calls["segment"][-1].startswith("after_training ")
+    assert len(calls["segment"]) == 4 * (8 + 3 * 8)
+
+
 def test_the_state_of_another_strategy_is_refused(make_tasks):
     env = world(make_tasks)
     replay = play(env, agent_for("avalanche:replay", env), steps=4)

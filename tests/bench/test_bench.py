@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import clenv
-from clenv.bench import AgentEntry, EvaluationOptions, Limits, ScenarioEntry, Suite
+from clenv.bench import AgentEntry, AuditOptions, EvaluationOptions, Limits, ScenarioEntry, Suite
 from clenv.bench.bench import bench, plan, reopen
 from clenv.bench.engines import make_engine
 
@@ -125,10 +125,18 @@ def test_engines_that_are_not_there_are_refused(monkeypatch):
 # Failures
 
 
-def unruly_suite(*deeds, **limits):
+def unruly_suite(*deeds, audit=None, **limits):
     agents = [AgentEntry("unruly:Unruly", deed, {"deed": deed}) for deed in deeds]
     options = EvaluationOptions(tensorboard=False)
-    return Suite((ScenarioEntry(BLOBS, "blobs"),), tuple(agents), name="x", limits=Limits(**limits), evaluation=options)
+    settings = {"requests": REQUESTS} if audit else {}
+    return Suite(
+        (ScenarioEntry(BLOBS, "blobs", settings),),
+        tuple(agents),
+        name="x",
+        evaluation=options,
+        audit=audit or AuditOptions(),
+        limits=Limits(**limits),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +207,25 @@ def test_what_was_left_by_an_error_begins_anew_and_what_was_killed_goes_on(tmp_p
     steps.clear()
     assert play(tmp_path, job)
     assert steps == list(range(20, 120))
+    assert failure_of(tmp_path, job) is None
+
+
+def test_a_finished_run_is_audited_if_its_suite_asks_for_that(tmp_path):
+    from clenv.bench.play import failure_of, is_over, play
+
+    suite = unruly_suite("none", audit=AuditOptions(at="end"))
+    (job,) = plan(suite).jobs
+    assert play(tmp_path, job)
+    audit = tmp_path / "runs" / job.key / "audit.json"
+    assert is_over(tmp_path, job)
+    (row,) = clenv.results(tmp_path).project("state, claims_checked, claims_failed").fetchall()
+    assert row == ("finished", len(clenv.Audit.load(audit)), 0)
+    audit.unlink()
+    steps = (audit.parent / "run.json").stat().st_mtime_ns
+    assert not is_over(tmp_path, job)
+    assert play(tmp_path, job)
+    assert audit.exists()
+    assert (audit.parent / "run.json").stat().st_mtime_ns == steps  # the run itself is not played again
     assert failure_of(tmp_path, job) is None
 
 

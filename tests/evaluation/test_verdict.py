@@ -6,7 +6,8 @@ import math
 import pytest
 
 from clenv.errors import CheckpointError
-from clenv.evaluation.verdict import Attack, Audit, Cost, Gap, Relearning, Trio, Verdict
+from clenv.evaluation.relearning import Relearning
+from clenv.evaluation.verdict import Audit, Capacity, Cost, Gap, Membership, Trio, Verdict
 from clenv.events import Exactness
 
 
@@ -27,18 +28,22 @@ def _verdict(**changes):
         "identical": Trio(0.5, 1.0, 0.25),
         "accuracy": Trio(0.5, 0.5, math.nan),
         "retained_head": Trio(0.9, 0.5, 0.95),
-        "attacks": {"loss": Attack(Trio(0.5, 0.5, 0.6), 0.45, 0.55, 500, "passed")},
-        "relearning": Relearning(0.9, 3, None, math.nan, 1.5, 40),
+        "attacks": {
+            "old head": Membership(
+                500, Trio(0.5, 0.5, 0.6), (0.45, 0.55), Trio(0.5, 0.4, math.nan), (0.4, 0.6), "passed"
+            )
+        },
+        "relearning": {"a": Relearning(3, 40, reached=False, ratio=math.nan, area=1.5)},
         "accuracy_difference": 0.25,
         "accuracy_differences": {"b": 0.25},
         "loss_difference": -3.0,
-        "cost": Cost(0.1, 0, 4000, 8000, 2.5, 1000),
+        "cost": Cost(0.1, 0, 4000, 8000, 2.5, 1000, 1.01, Capacity(0.5, 0.25, math.nan)),
     }
     return Verdict(**{**values, **changes})
 
 
 def test_a_file_gives_back_what_was_saved(tmp_path):
-    audit = Audit([_verdict(), _verdict(step=9, relearning=None, cost=None, parameters=None)])
+    audit = Audit([_verdict(), _verdict(step=9, relearning={}, cost=None, parameters=None)])
     audit.save(tmp_path / "audit.json")
     read = Audit.load(tmp_path / "audit.json")
     assert repr(list(read)) == repr(list(audit))  # nan is not equal to itself

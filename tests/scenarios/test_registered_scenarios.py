@@ -12,6 +12,7 @@ from small_fashion import write_fashion_mnist
 import clenv
 from clenv.settings import expected_occurrences
 
+SCRIPTED = ("TwoGaussians", "Episodic", "CLPU", "Amnesiac")
 IDS = sorted(name for name in clenv.scenario_ids() if name.startswith("clenv/"))
 
 
@@ -26,11 +27,11 @@ def _small_fashion_mnist(monkeypatch, data_folder):
 
 
 def test_all_are_registered():
-    names = (
-        "ManyGaussians OsakaEpisodic PermutedDigits PermutedFashionMNIST SplitDigits SplitFashionMNIST "
-        "ToyFourier ToyPolynomial ToyRBF ToySigmoid ToyThreePolynomials TwoGaussians"
-    )
-    assert [f"clenv/{name}-v0" for name in names.split()] == IDS
+    families = ["PermutedDigits", "RotatedDigits", "PermutedFashionMNIST", "RotatedFashionMNIST"]
+    names = ["ManyGaussians", "OsakaEpisodic", "SplitDigits", "SplitFashionMNIST", "TwoGaussians"]
+    names += [f"Toy{name}" for name in ("Fourier", "Polynomial", "RBF", "Sigmoid", "ThreePolynomials")]
+    names += [prefix + data for prefix in ("", "CLPU", "AmnesiacHAT5", "AmnesiacHAT20") for data in families]
+    assert sorted(f"clenv/{name}-v0" for name in names) == IDS
 
 
 @pytest.mark.parametrize("env_id", IDS)
@@ -72,7 +73,7 @@ def test_inputs_are_of_order_one(env_id):
         assert 0.1 < x.std() < 5
 
 
-@pytest.mark.parametrize("env_id", [name for name in IDS if "TwoGaussians" not in name and "Episodic" not in name])
+@pytest.mark.parametrize("env_id", [name for name in IDS if not any(part in name for part in SCRIPTED)])
 def test_defaults_let_tasks_come_back(env_id):
     env = clenv.make(env_id)
     settings = env.settings

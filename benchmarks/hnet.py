@@ -1,0 +1,241 @@
+"""Hypernetworks on split Fashion-MNIST or digits: what the regulariser keeps, what replay adds, what unlearning leaves.
+
+Four tables, chosen by name, all by default (`python benchmarks/hnet.py [retention] [replay] [unlearning] [slots]`):
+
+- ``retention``: five tasks of two classes, task given, 300 minibatches of 128 each, target 784-64-64-2; average
+  accuracy as each task ends and at the end, the worst task, and the mean drift of old tasks' generated weights.
+- ``replay``: the tasks are told with the targets only; 200 minibatches of 32 of each.
+- ``unlearning``: the second of four tasks is removed, and attacked; then a fifth is learned. The control is an agent
+  that lived without the task.
+- ``slots``: nothing is told, not even switches; online accuracy of ``hnet-online``, and slots it made, by ``kappa``.
+
+Means over ``--seeds`` seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from statistics import mean
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import clenv
+from clenv.agents.hnet import HNET
+from clenv.events import UnlearnRequest
+from clenv.rng import torch_generator
+
+SOLVER: Mapping[str, Any] = {"hidden": (64, 64), "chunk": 2048}
+RETENTION: Mapping[str, Mapping[str, Any]] = {
+    "beta = 0": {"beta": 0.0},
+    "beta = 0.01, lookahead, all tasks": {"subset": None},
+    "beta = 0.01, no lookahead, all tasks": {"subset": None, "lookahead": "none"},
+    "beta = 0.01, lookahead, one task a step": {},
+}
+REPLAY: Mapping[str, Mapping[str, Any]] = {
+    "finetune": {"learning_rate": 3e-3},
+    "hnet-ent": {"learning_rate": 3e-3},
+    "hnet-tir": {},
+    "hnet-r": {},
+}
+ERASURES = ("drop", "retarget", "noise", "norm", "rebuild")
+
+
+def play(env: clenv.ContinualEnv, agent: clenv.Agent, steps: int | None = None) -> None:
+    """Play some steps, or to the end."""
+    while env.timeline.finished is None and steps != 0:
+        env.step(agent)
+        steps = None if steps is None else steps - 1
+
+
+def make(
+    scenario: str, schedule: tuple[int, ...], steps: int, batch: int, seed: int, **settings: Any
+) -> clenv.ContinualEnv:
+    """Return a world that shows tasks for some minibatches each."""
+    env: clenv.ContinualEnv = clenv.make(
+        scenario, schedule=schedule, round_length=steps, batch_size=batch, horizon=None, **settings
+    ).unwrapped
+    env.reset(seed=seed)
+    return env
+
+
+# What the regulariser keeps
+
+
+class Kept(NamedTuple):
+    """Average accuracy as each task ended, that at the end, of the worst task, and the mean drift of old tasks."""
+
+    during: float
+    final: float
+    worst: float
+    drift: float
+
+
+def retention(options: Mapping[str, Any], seed: int, steps: int = 300) -> Kept:
+    """Learn five tasks, and return what is kept of them."""
+    env = make("clenv/SplitFashionMNIST-v0", (0, 1, 2, 3, 4), steps, 128, seed)
+    agent = clenv.make_agent("hnet", env, seed=seed, **SOLVER, **options)
+    during = []
+    for task in range(5):
+        play(env, agent, steps)
+        during += env.evaluate(agent, (task,), examples=None).accuracy.values()
+    final = list(env.evaluate(agent, range(5), examples=None).accuracy.values())
+    assert isinstance(agent, HNET)
+    return Kept(mean(during), mean(final), min(final), mean(list(agent.drift().values())[:4]))
+
+
+# What replay adds
+
+
+def replay(name: str, scenario: str, paradigm: str, seed: int) -> float:
+    """Learn five tasks, told with the targets only, and return the average accuracy."""
+    env = make(scenario, (0, 1, 2, 3, 4), 200, 32, seed, paradigm=paradigm, task_labels="train-only")
+    agent = clenv.make_agent(name, env, seed=seed, **REPLAY[name])
+    play(env, agent)
+    return env.evaluate(agent, examples=None).average_accuracy
+
+
+# What unlearning leaves
+
+
+class Attack(NamedTuple):
+    """What is found after a task was removed.
+
+    Attributes:
+        old: Accuracy on the task, by its old embedding.
+        others: Accuracy on the other tasks.
+        drift: Largest drift of their generated weights.
+        recovered: Accuracy on the task, by an embedding fitted to 32 examples.
+        relearned: Accuracy on the task after ten steps of learning.
+        relapsed: Accuracy on the task, by its old embedding, once another task was learned.
+    """
+
+    old: float
+    others: float
+    drift: float
+    recovered: float
+    relearned: float
+    relapsed: float
+
+
+def audit(env: clenv.ContinualEnv, agent: HNET, e: Tensor, task: int) -> float:
+    """Return the accuracy on a task of the network that an embedding, held by an auditor, gives."""
+    W = agent._hypernetwork.weights(agent.theta, e[None])[0].detach()  # noqa: SLF001  # an auditor looks inside
+    test = env.tasks[task].test
+    answers = agent._target.answer(test.x, W)[:, : env.stream_spec.outputs(task)]  # noqa: SLF001
+    return (answers.argmax(1) == test.y).float().mean().item()
+
+
+def recover(env: clenv.ContinualEnv, agent: HNET, task: int, steps: int = 100) -> float:
+    """Fit a new embedding to 32 examples of a task, the generator frozen, and return its accuracy."""
+    train = env.tasks[task].train
+    rows = torch.randperm(len(train), generator=torch_generator(0, "attack"))[:32]
+    x, y = train.inputs(rows), train.y[rows]
+    e = torch.zeros(agent.hyperparameters.embedding).requires_grad_()
+    optimizer = torch.optim.Adam([e], 0.05)
+    for _ in range(steps):
+        W = agent._hypernetwork.weights(agent.theta, e[None])[0]  # noqa: SLF001
+        answers = agent._target.answer(x, W)[:, : env.stream_spec.outputs(task)]  # noqa: SLF001
+        (e.grad,) = torch.autograd.grad(F.cross_entropy(answers, y), e)
+        optimizer.step()
+    return audit(env, agent, e.detach(), task)
+
+
+def attack(env: clenv.ContinualEnv, agent: HNET, e: Tensor, task: int, others: tuple[int, ...], seed: int) -> Attack:
+    """Attack an agent that unlearned a task, or never saw it, in a world that will show one more."""
+    old, state = audit(env, agent, e, task), agent.state_dict()
+    accuracy = env.evaluate(agent, others, examples=None).average_accuracy
+    drift, recovered = max(agent.drift().values()), recover(env, agent, task)
+    again = make(env.spec.id, (task,), 10, env.stream_spec.batch_size, seed)
+    play(again, agent)
+    relearned = again.evaluate(agent, (task,), examples=None).average_accuracy
+    agent.load_state_dict(state)
+    play(env, agent)
+    return Attack(old, accuracy, drift, recovered, relearned, audit(env, agent, e, task))
+
+
+def unlearning(
+    scenario: str, seed: int, steps: int, batch: int, erasures: tuple[str, ...] = ERASURES, **options: Any
+) -> dict[str, Attack]:
+    """Remove the second of four tasks in several ways, and return the attacks, with that on the control."""
+    env = make(scenario, (0, 1, 2, 3, 4), steps, batch, seed)
+    agent = clenv.make_agent("hnet", env, seed=seed, **options)
+    play(env, agent, 4 * steps)
+    state, place, attacks = agent.state_dict(), env.state_dict(), {}
+    e = agent.slots[1]["e"].detach().clone()
+    request = UnlearnRequest(4 * steps - 1, (1,), ((1, 1),), ((steps, 2 * steps - 1),))
+    for erasure in erasures:
+        env.load_state_dict(place)
+        agent = clenv.make_agent("hnet", env, seed=seed, erasure=erasure, **options)
+        agent.load_state_dict(state)
+        agent.unlearn(request)
+        attacks[erasure] = attack(env, agent, e, 1, (0, 2, 3), seed)
+    env = make(scenario, (0, 2, 3, 4), steps, batch, seed)
+    control = clenv.make_agent("hnet", env, seed=seed, **options)
+    play(env, control, 3 * steps)
+    attacks["control"] = attack(env, control, e, 1, (0, 2, 3), seed)
+    return attacks
+
+
+# When a loss is surprising
+
+STREAMS: Mapping[str, Mapping[str, Any]] = {
+    "permuted, scripted": {"n_tasks": 3, "schedule": (0, 1, 2, 1, 0), "round_length": 60},
+    "permuted, random": {"n_tasks": 4, "alpha": 0.7, "round_length": 12, "horizon": 480},
+    "split, random": {"alpha": 0.7, "round_length": 12, "horizon": 480},
+}
+
+
+def slots(stream: str, kappa: float, seed: int) -> tuple[float, float]:
+    """Return online accuracy, and slots made for each task seen."""
+    scenario = "clenv/PermutedDigits-v0" if stream.startswith("permuted") else "clenv/SplitDigits-v0"
+    hidden = {"paradigm": "domain", "task_labels": "hidden", "announce_switches": False, "batch_size": 32}
+    env = clenv.make(scenario, **{"horizon": None, **hidden, **STREAMS[stream]}).unwrapped
+    agent = clenv.make_agent("hnet-online", env, seed=seed, hidden=(50,), learning_rate=5e-3, kappa=kappa)
+    env.reset(seed=seed)
+    play(env, agent)
+    return env.score.accuracy, len(agent.slots) / len({visit.task for visit in env.timeline.visits})
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description="hypernetworks: retention, replay, unlearning")
+    parser.add_argument("tables", nargs="*", default=["retention", "replay", "unlearning", "slots"])
+    parser.add_argument("--seeds", type=int, default=3)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    seeds = range(arguments.seeds)
+    if "retention" in arguments.tables:
+        print(f"{'split Fashion-MNIST':40}during  final  worst  drift")
+        for row, options in RETENTION.items():
+            kept = Kept(*map(mean, zip(*(retention(options, seed) for seed in seeds), strict=True)))
+            print(f"{row:40}{kept.during:6.3f} {kept.final:6.3f} {kept.worst:6.3f} {kept.drift:6.3f}", flush=True)
+    if "replay" in arguments.tables:
+        for scenario in ("clenv/SplitDigits-v0", "clenv/SplitFashionMNIST-v0"):
+            print(f"{scenario:40}domain  class")
+            for name in REPLAY:
+                domain, classes = (
+                    mean(replay(name, scenario, paradigm, seed) for seed in seeds) for paradigm in ("domain", "class")
+                )
+                print(f"{name:40}{domain:6.3f} {classes:6.3f}", flush=True)
+    if "unlearning" in arguments.tables:
+        print(f"{'split Fashion-MNIST, task 1 removed':36}" + "".join(f"{name:>10}" for name in Attack._fields))
+        runs = [unlearning("clenv/SplitFashionMNIST-v0", seed, 300, 128, **SOLVER, erasure_steps=200) for seed in seeds]
+        for name in runs[0]:
+            means = map(mean, zip(*(run[name] for run in runs), strict=True))
+            print(f"{name:36}" + "".join(f"{value:10.3f}" for value in means), flush=True)
+    if "slots" in arguments.tables:
+        print(f"{'kappa: accuracy, slots a task':32}" + "".join(f"{stream:>20}" for stream in STREAMS))
+        for kappa in (2.0, 3.0, 5.0, 8.0, 12.0):
+            means = [
+                tuple(map(mean, zip(*(slots(stream, kappa, seed) for seed in seeds), strict=True)))
+                for stream in STREAMS
+            ]
+            print(f"{kappa:<32}" + "".join(f"{accuracy:14.3f} {made:5.2f}" for accuracy, made in means), flush=True)
+
+
+if __name__ == "__main__":
+    main()

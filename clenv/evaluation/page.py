@@ -1,0 +1,194 @@
+"""One page a verdict: tables for the terminal, and pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clenv.checkpoint import write_atomically
+from clenv.evaluation.verdict import Audit, Gap, Trio, Verdict
+from clenv.table import table
+
+METRICS = {
+    "output_jsd": "outputs: JSD",
+    "output_rms": "outputs: root mean square",
+    "jsd": "features: JSD",
+    "js_distance": "features: root of JSD",
+    "cosine": "features: cosine",
+    "euclidean": "features: Euclidean",
+    "manhattan": "features: Manhattan",
+    "cka": "features: 1 - CKA",
+}
+"""Names of the distances, for people."""
+
+
+def page(verdict: Verdict) -> str:
+    """Return all that a verdict says, as text."""
+    parts = [_head(verdict), _distances(verdict), _figures(verdict), _cost(verdict)]
+    return "\n".join(part for part in parts if part)
+
+
+def _head(verdict: Verdict) -> str:
+    holds = "the claim HOLDS" if verdict.holds else "the claim FAILS"
+    lines = [
+        f"After step {verdict.step}: unlearn {', '.join(verdict.tasks) or 'what came back since'}",
+        f"claimed {verdict.claimed.name}, measured {verdict.measured.name}: {holds}",
+        *(f"  - {reason}" for reason in verdict.reasons),
+        "leaks:" if verdict.leaks else "leaks: none found",
+        *(f"  - {leak}" for leak in verdict.leaks),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _distances(verdict: Verdict) -> str:
+    """Return the table of gaps; empty if no task is unlearned."""
+    rows = [_gap(METRICS[metric], gap) for metric, gap in verdict.distances.items()]
+    rows += [_gap(f"all tasks, {METRICS[metric]}", gap) for metric, gap in verdict.distances_all.items()]
+    if verdict.parameters is not None:
+        rows.append(_gap("parameters, relative", verdict.parameters))
+    head = ["distance to never having seen", "agent", "does nothing", "other seed", "untrained", "gap closed"]
+    return table([head, *rows]) if verdict.distances else ""
+
+
+def _gap(name: str, gap: Gap) -> list[str]:
+    return [name, *map(_number, (gap.main, gap.nothing, gap.seeds, gap.fresh)), _percent(gap.closed)]
+
+
+def _figures(verdict: Verdict) -> str:
+    rows: list[list[str]] = []
+    trios = {
+        "bit-identical parameters": verdict.identical,
+        "accuracy on what was removed": verdict.accuracy,
+        "the same through the head it had": verdict.retained_head,
+    }
+    rows += [_trio(name, trio, "") for name, trio in trios.items() if trio is not None]
+    for name, attack in verdict.attacks.items():
+        low, high = attack.auc_chance
+        rows.append(_trio(f"membership AUC, {name}", attack.auc, f"chance {low:.2f}-{high:.2f}: {attack.verdict}"))
+        low, high = attack.accuracy_chance
+        rows.append(_trio(f"membership accuracy, {name}", attack.accuracy, f"chance {low:.2f}-{high:.2f}"))
+    for name, again in verdict.relearning.items():
+        note = f"ratio {_number(again.ratio)}, area {again.area:.2f}" + ("" if again.reached else ", not reached")
+        rows.append([f"steps to relearn {name}", str(again.steps), str(again.reference_steps), "", note])
+    return table([["", "agent", "never saw it", "never asked", ""], *rows])
+
+
+def _trio(name: str, trio: Trio, note: str) -> list[str]:
+    return [name, _number(trio.main), _number(trio.reference), _number(trio.full), note]
+
+
+def _cost(verdict: Verdict) -> str:
+    gained, saved = _number(verdict.accuracy_difference), _number(verdict.loss_difference)
+    lines = [f"Accuracy of remaining tasks minus never asked: {gained}; online loss saved since: {saved}"]
+    cost = verdict.cost
+    if cost is not None:
+        lines.append(
+            f"Cost: {cost.seconds:.3f} s and {cost.samples} samples; retraining {cost.retrain_seconds:.3f} s and "
+            f"{cost.retrain_samples} samples; {cost.bytes_freed} bytes freed, {cost.memory} in use; "
+            f"learning takes {_number(cost.slow_down)} times as long"
+        )
+        if not math.isnan(cost.capacity.after):
+            lines.append(
+                f"Capacity in use: {_percent(cost.capacity.before)} before, {_percent(cost.capacity.after)} after, "
+                f"{_percent(cost.capacity.reference)} never having seen it"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4g}"
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.0f} %"
+
+
+def overview(audit: Audit) -> str:
+    """Return one line a verdict, as a table."""
+    head = ["after step", "tasks", "claimed", "measured", "claim", "leaks", "gap closed", "accuracy difference"]
+    rows = [
+        [
+            str(verdict.step),
+            ", ".join(verdict.tasks),
+            verdict.claimed.name,
+            verdict.measured.name,
+            "holds" if verdict.holds else "FAILS",
+            str(len(verdict.leaks)),
+            _percent(verdict.distances["output_jsd"].closed) if "output_jsd" in verdict.distances else "-",
+            _number(verdict.accuracy_difference),
+        ]
+        for verdict in audit
+    ]
+    return table([head, *rows])
+
+
+# Pictures
+
+
+def draw(verdict: Verdict, path: Path) -> None:
+    """Draw a verdict's distances and what attackers find, and save the picture atomically."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    distances, attacks = figure.subplots(1, 2)
+    mark = "holds" if verdict.holds else "FAILS"
+    figure.suptitle(
+        f"After step {verdict.step}: {', '.join(verdict.tasks)} unlearned; claimed {verdict.claimed.name}, "
+        f"measured {verdict.measured.name}: {mark}"
+    )
+    _draw_distances(verdict.distances, distances)
+    _draw_attacks(verdict, attacks)
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
+
+
+def _draw_distances(gaps: Mapping[str, Gap], axes: Any) -> None:
+    """Draw each distance as a share of doing nothing."""
+    known = {metric: gap for metric, gap in gaps.items() if gap.nothing > 0}
+    styles = {"main": ("o", "black", "agent"), "seeds": ("|", "C0", "other seed"), "fresh": ("x", "C1", "untrained")}
+    for name, (marker, color, label) in styles.items():
+        places = [getattr(gap, name) / gap.nothing for gap in known.values()]
+        axes.scatter(places, range(len(places)), marker=marker, color=color, label=label, s=60, zorder=3)
+    axes.axvline(0, color="grey", linewidth=1)
+    axes.axvline(1, color="red", linewidth=1, linestyle=":", label="does nothing")
+    axes.set_yticks(range(len(known)), [METRICS[metric] for metric in known])
+    axes.invert_yaxis()
+    axes.set_xlabel("distance to never having seen, as a share of doing nothing")
+    axes.legend(fontsize="small")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_attacks(verdict: Verdict, axes: Any) -> None:
+    """Draw accuracies and attacks of the three agents."""
+    found = {"accuracy": verdict.accuracy, "accuracy,\nkept head": verdict.retained_head}
+    bars = {name: trio for name, trio in found.items() if trio is not None}
+    bars.update({f"AUC,\n{name}": attack.auc for name, attack in verdict.attacks.items()})
+    for shift, (name, label) in enumerate(
+        {"main": "agent", "reference": "never saw it", "full": "never asked"}.items()
+    ):
+        places = [place + 0.27 * (shift - 1) for place in range(len(bars))]
+        axes.bar(places, [getattr(trio, name) for trio in bars.values()], width=0.25, label=label)
+    axes.axhline(0.5, color="grey", linewidth=1, linestyle=":")
+    axes.set_xticks(range(len(bars)), list(bars), fontsize="small")
+    axes.set_ylim(0, 1)
+    axes.legend(fontsize="small", loc="lower right")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def save(audit: Audit, folder: Path) -> list[Path]:
+    """Write ``audit.json`` into a run's folder, and a picture of each verdict into its folder ``audit``.
+
+    Returns:
+        The pictures.
+    """
+    place = folder / "audit"
+    place.mkdir(exist_ok=True)
+    pictures = []
+    for verdict in audit:
+        pictures.append(place / f"step-{verdict.step}.png")
+        draw(verdict, pictures[-1])
+    audit.save(folder / "audit.json")
+    return pictures

@@ -1,0 +1,148 @@
+"""ANML: its meta gradient, what its inner steps move, what is left of meta-training, and what that is good for."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import clenv
+from clenv.agents.anml import ANML
+from clenv.errors import CapabilityError, SettingsError
+from clenv.evaluation.leftovers import find_examples
+from clenv.events import Exactness, UnlearnRequest
+from clenv.settings import Settings
+
+HIDDEN = {"paradigm": "domain", "task_labels": "hidden"}
+
+
+def life(tasks, settings=None, **hyperparameters):
+    world = {"batch_size": 4, "round_length": 6, "schedule": (0, 1), "pretrain_steps": 9, "pretrain_tasks": 2}
+    env = clenv.ContinualEnv(tasks, Settings(**world, **HIDDEN, **(settings or {})))
+    env.reset(seed=0)
+    options = {"hidden": (7, 5), "trajectory": 3, "remember": 4, "meta_rate": 0.01, **hyperparameters}
+    return env, clenv.make_agent("anml", env, **options)
+
+
+def play(env, agent, steps):
+    return [env.step(agent)[4]["figures"] for _ in range(steps)]
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def in_float64(agent):
+    """Return gates and initial values in double precision."""
+    phi = {name: p.detach().double() for name, p in agent.phi.items()}
+    return phi, tuple(p.detach().double() for p in agent.start)
+
+
+@pytest.mark.parametrize("options", [{}, {"gates": "none", "inner": "head"}])
+def test_the_meta_gradient_equals_central_differences_and_first_order_does_not(make_tasks, options):
+    errors = []
+    for first_order in (False, True):
+        env, agent = life(make_tasks(4), first_order=first_order, inner_rate=0.5, **options)
+        play(env, agent, 5)
+        batches = [b._replace(x=b.x.double()) for b in [*agent.kept, *agent.trajectory]][:4]
+        phi, start = in_float64(agent)
+        classes = batches[0].y.unique()
+        gradients = torch.func.grad(agent._meta_loss, argnums=(0, 1))(phi, start, batches, classes)
+        error = 0.0
+        for values, gradient in zip([*phi.values(), *start], [*gradients[0].values(), *gradients[1]], strict=True):
+            for place in range(min(values.numel(), 4)):
+                flat, h = values.view(-1), 1e-5
+                old, results = flat[place].item(), []
+                for shift in (h, -h):
+                    flat[place] = old + shift
+                    results.append(agent._meta_loss(phi, start, batches, classes).item())
+                flat[place] = old
+                error = max(error, abs(gradient.reshape(-1)[place].item() - (results[0] - results[1]) / (2 * h)))
+        errors.append(error)
+    assert errors[0] < 1e-7 < 1e-4 < errors[1]
+
+
+def test_a_meta_step_every_trajectory_and_earlier_minibatches_in_its_loss(make_tasks):
+    env, agent = life(make_tasks(4))
+    figures = play(env, agent, 9)
+    assert [bool(each) for each in figures] == [False, False, True] * 3
+    assert (agent.seen, len(agent.kept)) == (9, 9)
+    assert len(agent._remembered()) == 1
+    assert same(agent.theta, agent.start)
+
+
+def test_units_of_the_classes_to_come_are_drawn_anew_and_no_others(make_tasks):
+    agent = life(make_tasks(4))[1]
+    before = tuple(p.detach() for p in agent.start)
+    after = agent._redrawn(before, torch.tensor([1]), "here")
+    assert same(before[:4], after[:4])
+    changed = (before[4] != after[4]).any(1)
+    assert changed.tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("inner", ["all", "head"])
+def test_the_stream_is_learned_by_plain_sgd_under_fixed_gates(make_tasks, inner):
+    env, agent = life(make_tasks(4), inner=inner)
+    play(env, agent, 9)
+    phi, start = agent._values, [p.detach().clone() for p in agent.start]
+    env_x, env_y = env._x, env._y
+    play(env, agent, 1)
+    theta = [p.clone().requires_grad_() for p in agent._redrawn(tuple(start), None, "stream")]
+    w1, w2, b1, b2, w, b = theta
+    h = F.relu(F.linear(F.relu(F.linear(env_x, w1, b1)), w2, b2))
+    gates = agent._learner.mask(phi, (), env_x, h)
+    gradients = torch.autograd.grad(F.cross_entropy(F.linear(h * gates, w, b), env_y), theta)
+    moved = [p - 0.1 * g for p, g in zip(theta, gradients, strict=True)]
+    expected = moved if inner == "all" else [*theta[:4], *moved[4:]]
+    torch.testing.assert_close(list(agent.theta), [p.detach() for p in expected])
+    assert 0 < gates.mean() < 1
+    assert same(phi.values(), agent._values.values())
+    assert same(start, agent.start)
+
+
+def test_nothing_of_meta_training_is_kept_but_what_was_learned(make_tasks):
+    tasks = make_tasks(4)
+    env, agent = life(tasks)
+    play(env, agent, 8)
+    assert any(find_examples(agent.state_dict(), task.train.x) for task in tasks[2:])
+    play(env, agent, 2)
+    assert not any(find_examples(agent.state_dict(), task.train.x) for task in tasks)
+    assert agent.optimizer is None
+
+
+def test_a_request_takes_the_network_back_to_the_begin_of_the_stream(make_tasks):
+    env, agent = life(make_tasks(4))
+    play(env, agent, 9)
+    refused = agent.unlearn(UnlearnRequest(-1, (0,), (), ()))
+    assert refused.level is Exactness.UNSUPPORTED
+    play(env, agent, 1)
+    phi = agent._values
+    first = agent._redrawn(tuple(p.detach() for p in agent.start), None, "stream")
+    assert not same(agent.theta, first)
+    receipt = agent.unlearn(UnlearnRequest(0, (0,), ((0, 1),), ((0, 0),)))
+    assert (receipt.level, receipt.changed) == (Exactness.INTERFACE, (1, 2, 3))
+    assert same(agent.theta, first)
+    assert same(phi.values(), agent._values.values())
+
+
+def test_a_stream_without_pretraining_is_refused(make_tasks):
+    with pytest.raises(CapabilityError, match="pretrain_steps=0"):
+        clenv.make_agent("anml", clenv.ContinualEnv(make_tasks(2), Settings(batch_size=4, **HIDDEN)))
+
+
+@pytest.mark.parametrize("options", [{"inner_rate": 0.0}, {"meta_rate": -1.0}, {"trajectory": 0}, {"remember": -1}])
+def test_hyperparameters_out_of_range_are_refused(options):
+    with pytest.raises(SettingsError, match=next(iter(options))):
+        ANML.Hyperparameters(**options)
+
+
+def test_meta_training_lowers_the_loss_after_a_trajectory():
+    """Four orders of pixels: it falls by a fifth from first to last meta steps, and hardly at a small meta rate."""
+    falls = []
+    for rate in (0.03, 1e-4):
+        world = {"pretrain_tasks": 4, "pretrain_steps": 400, "schedule": (0,), "round_length": 5, **HIDDEN}
+        env = clenv.make("clenv/PermutedDigits-v0", n_tasks=5, **world)
+        env.reset(seed=0)
+        agent = clenv.make_agent("anml", env, hidden=(32,), trajectory=5, remember=0, meta_rate=rate)
+        losses = [figures["meta loss"] for figures in play(env, agent, 400) if figures]
+        falls.append(1 - sum(losses[-16:]) / sum(losses[:16]))
+    assert falls[0] > 0.15
+    assert falls[1] < 0.08

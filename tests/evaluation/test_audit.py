@@ -1,0 +1,309 @@
+"""The audit measures what is true: exact agents, honest ones, and cheats, each caught by the check meant for it."""
+
+import math
+from dataclasses import replace
+from functools import partial
+
+import cheaters
+import pytest
+import torch
+from cheaters import blobs
+
+import clenv
+from clenv.env import ContinualEnv
+from clenv.errors import ClenvError, ClenvWarning, SettingsError
+from clenv.evaluation.counterfactual import Counterfactual, Trainer
+from clenv.events import Exactness
+from clenv.requests import Script, permanent, unlearn
+from clenv.settings import Settings
+from clenv.states import difference, digest
+
+SMALL = {"hidden": (16,), "learning_rate": 0.01}
+ONCE = Script((unlearn(0, step=35),))
+
+
+def lived(agent, *, requests=ONCE, seed=0, **options):
+    """A played environment and the agent that played it."""
+    env = clenv.make("audited/Blobs-v0", requests=requests, **options)
+    learner = clenv.make_agent(agent, env, seed=seed, **SMALL)
+    env.reset(seed=seed)
+    while env.timeline.finished is None:
+        env.step(learner)
+    return env, learner
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("counterfactuals")
+
+
+@pytest.fixture
+def judged(cache):
+    """Audit an agent on the small world."""
+
+    def judge(agent, *, at="each", **options):
+        return clenv.audit(*lived(agent, **options), at=at, cache=cache)
+
+    return judge
+
+
+# Honest agents
+
+
+def test_independent_networks_are_exact_in_every_measure(judged):
+    requests = Script((permanent(2, visit=2), unlearn(0, step=30), unlearn(1, visit=3)))
+    audit = judged("independent", requests=requests)
+    assert [verdict.step for verdict in audit] == [30, 47]
+    assert audit.holds
+    for verdict in audit:
+        assert (verdict.claimed, verdict.measured) == (Exactness.EXACT, Exactness.EXACT)
+        assert (verdict.reasons, verdict.leaks, verdict.leftovers) == ((), (), ())
+        for gap in (*verdict.distances.values(), *verdict.distances_all.values()):
+            assert gap.main == pytest.approx(0, abs=1e-9)
+        assert verdict.distances["output_jsd"].closed == 1
+        assert verdict.distances["output_jsd"].nothing > 0.1
+        assert verdict.identical.main == 1
+        assert verdict.accuracy.main == verdict.accuracy.reference
+        assert verdict.accuracy.full == 1
+        assert verdict.retained_head.main == verdict.retained_head.reference
+        assert verdict.accuracy_difference == 0
+        assert [again.ratio for again in verdict.relearning.values()] == [1]
+        assert verdict.cost.bytes_freed > 0
+    assert audit[0].tasks == ("blob-0",)
+    assert set(audit[0].remaining) == {"blob-1", "blob-2"}
+
+
+def test_doing_nothing_closes_none_of_the_gap(judged):
+    [verdict] = judged("finetune")
+    assert (verdict.claimed, verdict.measured, verdict.holds) == (Exactness.UNSUPPORTED, Exactness.UNSUPPORTED, True)
+    for gap in (*verdict.distances.values(), *verdict.distances_all.values(), verdict.parameters):
+        assert gap.main == gap.nothing > 0
+        assert gap.closed == 0
+    assert verdict.accuracy.main == verdict.accuracy.full == 1
+    assert verdict.accuracy_difference == verdict.loss_difference == 0
+    assert any("answered better than by the reference" in leak for leak in verdict.leaks)
+
+
+def test_at_the_end_all_requests_are_judged_together(judged):
+    requests = Script((unlearn(0, step=20), unlearn(1, step=40)))
+    [verdict] = judged("independent", requests=requests, at="end")
+    assert verdict.tasks == ("blob-0", "blob-1")
+    assert verdict.remaining == ("blob-2",)
+    assert (verdict.measured, verdict.holds) == (Exactness.EXACT, True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"requests": Script((unlearn(1, step=17),)), "recurrence": "relearn"},  # in the middle of its visit; it returns
+        {"requests": Script((unlearn(0, step=3),))},  # the first and only visit so far
+        {"requests": Script((unlearn(0, 1, 2, step=40),))},  # everything
+        {"requests": Script((unlearn(0, step=30), unlearn(1, step=30)))},  # twice after one step
+        {"requests": Script((unlearn(0, step=30),)), "announce_switches": False},
+        {"requests": Script((unlearn(1, step=30),)), "deadline": 3},
+        {"requests": Script((unlearn(0, step=40),)), "schedule": None, "alpha": 0.5, "horizon": 60, "round_length": 4},
+    ],
+    ids=["relearn", "first", "everything", "twice", "unannounced", "deadline", "osaka"],
+)
+def test_exact_agents_are_exact_wherever_a_request_falls(judged, options):
+    for verdict in judged("independent", **options):
+        assert verdict.measured is Exactness.EXACT
+        assert verdict.holds
+
+
+def test_a_step_with_two_requests_is_one_verdict(judged):
+    [verdict] = judged("independent", requests=Script((unlearn(0, step=30), unlearn(1, step=30))))
+    assert verdict.tasks == ("blob-0", "blob-1")
+
+
+def test_receipts_of_hat_are_what_is_measured(judged):
+    audit = judged("hat", requests=Script((unlearn(2, visit=2), unlearn(0, step=44))))
+    assert [verdict.measured for verdict in audit] == [Exactness.EXACT, Exactness.INTERFACE]
+    assert [verdict.claimed for verdict in audit] == [verdict.measured for verdict in audit]
+    assert audit.holds
+
+
+def test_without_requests_there_is_nothing_to_judge(judged):
+    audit = judged("finetune", requests=None)
+    assert list(audit) == []
+    assert audit.holds
+
+
+# Cheats
+
+
+def test_a_head_drawn_anew_does_not_isolate(judged):
+    [verdict] = judged("cheaters:HeadOnly")
+    assert (verdict.claimed, verdict.measured) == (Exactness.ISOLATED, Exactness.INTERFACE)
+    assert not verdict.holds
+    assert any("read what the removed visits wrote" in reason for reason in verdict.reasons)
+    assert verdict.retained_head.main > 0.95
+    assert verdict.retained_head.reference < 0.9
+    assert any("the backbone still knows" in leak for leak in verdict.leaks)
+
+
+def test_answers_turned_around_are_no_forgetting(judged):
+    [verdict] = judged("cheaters:WrongOnPurpose")
+    assert verdict.accuracy.main < 0.05
+    assert (verdict.claimed, verdict.measured) == (Exactness.INTERFACE, Exactness.UNSUPPORTED)
+    assert not verdict.holds
+    assert any("wrongly, with confidence" in reason for reason in verdict.reasons)
+    assert any("worse than by anyone who never saw it" in leak for leak in verdict.leaks)
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "kind"),
+    [("Keeper", "_drawer", "exact"), ("OpenKeeper", "statistics", "exact"), ("NoisyKeeper", "statistics", "near")],
+)
+def test_kept_data_are_found(judged, name, path, kind):
+    [verdict] = judged(f"cheaters:{name}")
+    assert (verdict.claimed, verdict.measured) == (Exactness.EXACT, Exactness.UNSUPPORTED)
+    assert not verdict.holds
+    assert any("copies of removed examples are kept" in reason for reason in verdict.reasons)
+    assert any(path in place and kind in place for place in verdict.leftovers)
+
+
+def test_doing_nothing_and_claiming_everything_fails(judged):
+    [verdict] = judged("cheaters:Idle")
+    assert (verdict.claimed, verdict.measured) == (Exactness.EXACT, Exactness.UNSUPPORTED)
+    assert not verdict.holds
+    assert any("answered as before the request" in reason for reason in verdict.reasons)
+
+
+def test_what_hides_beside_the_state_is_noticed(judged):
+    [verdict] = judged("cheaters:Hider")
+    assert verdict.identical.main == 1  # its state is perfect
+    assert (verdict.claimed, verdict.measured) == (Exactness.EXACT, Exactness.UNSUPPORTED)
+    assert any("its state is not all that it answers blob-0 with" in reason for reason in verdict.reasons)
+
+
+def test_untrue_receipts_fail(judged):
+    [verdict] = judged("cheaters:Silent")
+    assert verdict.claimed <= verdict.measured
+    assert not verdict.holds
+    assert any("outputs of blob-1, blob-2 changed, which the receipt does not say" in r for r in verdict.reasons)
+    [verdict] = judged("cheaters:Refuser")
+    assert not verdict.holds
+    assert any("refused, but the state changed" in reason for reason in verdict.reasons)
+
+
+# Counterfactuals
+
+
+def test_nothing_is_trained_twice_and_anything_else_is_another(tmp_path):
+    env, agent = lived("finetune")
+    wanted = [Counterfactual((35, 47), requests=True), Counterfactual((35,), frozenset({0}))]
+    first = Trainer(env, agent, cache=tmp_path)
+    first.train(wanted)
+    again = Trainer(*lived("finetune"), cache=tmp_path)
+    again.train(wanted)
+    assert (first.trained, again.trained) == (2, 0)
+    for what, stop in ((wanted[0], 35), (wanted[0], 47), (wanted[1], 35)):
+        assert difference(again.at(what, stop), first.at(what, stop)) is None
+    others = [
+        Trainer(*lived("finetune", seed=1), cache=tmp_path),
+        Trainer(*lived("finetune", batch_size=6), cache=tmp_path),
+        Trainer(*lived("independent"), cache=tmp_path),
+        Trainer(env, clenv.make_agent("finetune", env, seed=0, hidden=(15,)), cache=tmp_path),
+    ]
+    keys = {trainer.key(wanted[1], 35) for trainer in (first, *others)}
+    assert len(keys) == 5
+    keys |= {first.key(replace(wanted[1], other_seed=True), 35), first.key(Counterfactual((34,)), 34)}
+    assert len(keys) == 7
+
+
+def test_a_reference_is_the_same_wherever_the_same_was_seen(tmp_path):
+    trainer = Trainer(*lived("finetune", requests=Script((unlearn(1, step=23),))), cache=tmp_path)
+    without = frozenset({1})  # steps 12 to 23
+    at_the_request, before_it = (trainer.key(Counterfactual((stop,), without), stop) for stop in (23, 11))
+    assert at_the_request == before_it != trainer.key(Counterfactual((24,), without), 24)
+
+
+def test_what_was_finished_before_a_kill_is_found(tmp_path, monkeypatch):
+    env, agent = lived("independent", requests=Script((unlearn(0, step=20), unlearn(1, step=40))))
+    whole = clenv.audit(env, agent, cache=tmp_path / "whole")
+    orders = Trainer._order
+    left = [3]
+
+    def dying(self, counterfactual):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return orders(self, counterfactual)
+
+    monkeypatch.setattr(Trainer, "_order", dying)
+    with pytest.raises(KeyboardInterrupt):
+        clenv.audit(env, agent, cache=tmp_path / "cut")
+    monkeypatch.undo()
+    done = {path.name for path in (tmp_path / "cut").iterdir()}
+    trained = [path.name for path in (tmp_path / "whole").iterdir()]
+    assert 0 < len(done) < len(trained)
+    assert plain(clenv.audit(env, agent, cache=tmp_path / "cut")) == plain(whole)
+    damaged = next(path for path in (tmp_path / "cut").iterdir())
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    assert plain(clenv.audit(env, agent, cache=tmp_path / "cut")) == plain(whole)
+
+
+def plain(audit):
+    """What two equal audits share: all but timings."""
+    times = {"seconds": 0.0, "retrain_seconds": 0.0, "slow_down": 0.0}
+    return [replace(v, cost=replace(v.cost, **times)).to_plain() for v in audit]
+
+
+def test_processes_give_the_same_bits(tmp_path):
+    env, agent = lived("independent")
+    alone = clenv.audit(env, agent, cache=tmp_path / "alone")
+    assert plain(clenv.audit(env, agent, cache=tmp_path / "together", processes=2)) == plain(alone)
+
+
+def test_nothing_that_was_handed_in_changes(cache):
+    env, agent = lived("independent")
+    before = digest((env.state_dict(), agent.state_dict()))
+    clenv.audit(env, agent, cache=cache)
+    assert digest((env.state_dict(), agent.state_dict())) == before
+
+
+def test_a_factory_of_ones_own(cache):
+    env, agent = lived("independent")
+    expected = plain(clenv.audit(env, agent, cache=cache))
+    sendable = partial(clenv.make_agent, "independent", seed=0, **SMALL)
+    assert plain(clenv.audit(env, agent, sendable, cache=cache)) == expected
+    with pytest.warns(ClenvWarning, match="cannot be sent to other processes"):
+        [verdict] = clenv.audit(env, agent, lambda env: clenv.make_agent("independent", env, seed=0, **SMALL))
+    assert verdict.measured is Exactness.EXACT
+    assert math.isnan(verdict.distances["output_jsd"].seeds)
+
+
+def test_tasks_without_a_registered_scenario(cache):
+    env = ContinualEnv(blobs(), Settings(batch_size=5, round_length=12, schedule=(0, 1, 2), requests=ONCE))
+    agent = clenv.make_agent("independent", env, **SMALL)
+    env.reset(seed=0)
+    while env.timeline.finished is None:
+        env.step(agent)
+    [verdict] = clenv.audit(env, agent, cache=cache)
+    assert verdict.measured is Exactness.EXACT
+
+
+def test_another_agent_than_the_one_that_played_is_noticed(cache):
+    env, agent = lived("finetune")
+    with torch.no_grad():
+        agent.weights[0].add_(1.0)
+    with pytest.warns(ClenvWarning, match="does not end in the same agent"):
+        clenv.audit(env, agent, cache=cache)
+
+
+def test_bad_input_is_refused(cache):
+    env, agent = lived("finetune")
+    with pytest.raises(SettingsError, match="at='now': expected 'each' or 'end'"):
+        clenv.audit(env, agent, at="now", cache=cache)
+    with pytest.raises(SettingsError, match="processes=0"):
+        clenv.audit(env, agent, processes=0, cache=cache)
+    fresh = clenv.make("audited/Blobs-v0")
+    with pytest.raises(ClenvError, match="reset"):
+        clenv.audit(fresh, agent, cache=cache)
+    fresh.reset()
+    with pytest.raises(ClenvError, match="has not been played"):
+        clenv.audit(fresh, agent, cache=cache)
+
+
+assert cheaters.WIDTH >= 16  # narrower examples are not searched for near copies

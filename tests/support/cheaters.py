@@ -1,0 +1,140 @@
+"""A small world for audits, and agents that cheat in it: each claims more than it does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import clenv
+from clenv.agents.finetune import Finetune
+from clenv.agents.independent import Independent
+from clenv.events import Exactness, Receipt
+from clenv.rng import torch_generator
+
+WIDTH = 24
+
+
+def blobs(*, tasks: int = 3) -> list[clenv.Task]:
+    """Tasks of two well separated classes in 24 dimensions."""
+    made = []
+    for number in range(tasks):
+        draws = torch_generator(0, "audited", number)
+        centres = torch.randn(2, WIDTH, generator=draws)
+        splits = []
+        for size in (80, 120):
+            labels = torch.arange(size) % 2
+            splits.append(clenv.Split(centres[labels] + 0.4 * torch.randn(size, WIDTH, generator=draws), labels))
+        made.append(clenv.Task(f"blob-{number}", *splits, outputs=2))
+    return made
+
+
+clenv.register("audited/Blobs-v0", blobs, batch_size=5, round_length=12, horizon=None, schedule=(0, 1, 2, 1))
+
+
+class Idle(Finetune):
+    """Does nothing, and says that it did everything."""
+
+    unlearning = Exactness.EXACT
+
+    def unlearn(self, request: clenv.UnlearnRequest) -> Receipt:
+        return Receipt(Exactness.EXACT)
+
+
+class HeadOnly(Finetune):
+    """Draws the output head anew and leaves the backbone as it is."""
+
+    unlearning = Exactness.ISOLATED
+
+    def unlearn(self, request: clenv.UnlearnRequest) -> Receipt:
+        for task in request.tasks:
+            self.parked.pop(task, None)
+            self.heads.pop(task, None)
+            if self.slot == task:
+                self.slot, self.optimizer = None, None
+        return Receipt(Exactness.ISOLATED)
+
+
+class WrongOnPurpose(HeadOnly):
+    """Turns its answers around, so that the task looks forgotten."""
+
+    unlearning = Exactness.INTERFACE
+
+    def unlearn(self, request: clenv.UnlearnRequest) -> Receipt:
+        for task in request.tasks:
+            self.heads[task] = [nn.Parameter(-3 * parameter.detach()) for parameter in self.heads[task]]
+            self.parked.pop(task, None)
+        return Receipt(Exactness.INTERFACE)
+
+
+class Keeper(Independent):
+    """Drops the network and keeps some data, exactly, beside the state."""
+
+    noise = 0.0
+
+    def __init__(self, spec: clenv.StreamSpec, **options: Any) -> None:
+        super().__init__(spec, **options)
+        self._drawer: list[Tensor] = []
+
+    def observe(self, outcome: clenv.Outcome) -> Any:
+        noise = torch.randn(outcome.x.shape, generator=self.generator("noise", outcome.step))
+        self.keep(outcome.x + self.noise * noise)
+        return super().observe(outcome)
+
+    def keep(self, x: Tensor) -> None:
+        self._drawer.append(x[0].clone())
+
+
+class OpenKeeper(Keeper):
+    """Keeps them in its state."""
+
+    def __init__(self, spec: clenv.StreamSpec, **options: Any) -> None:
+        super().__init__(spec, **options)
+        self.statistics = torch.zeros(0, WIDTH)
+
+    def keep(self, x: Tensor) -> None:
+        self.statistics = torch.cat([self.statistics, x[:1]])
+
+
+class NoisyKeeper(OpenKeeper):
+    """Keeps them with a little noise."""
+
+    noise = 0.05
+
+
+class Hider(Independent):
+    """Hides the network where its state does not show it, and goes on answering with it."""
+
+    def __init__(self, spec: clenv.StreamSpec, **options: Any) -> None:
+        super().__init__(spec, **options)
+        self._attic: dict[int, Finetune] = {}
+
+    def predict(self, x: Tensor, task: int | None = None) -> Tensor:
+        return self._attic[task].predict(x, task) if task in self._attic else super().predict(x, task)
+
+    def unlearn(self, request: clenv.UnlearnRequest) -> Receipt:
+        self._attic.update({task: self.learners[task] for task in request.tasks if task in self.learners})
+        return super().unlearn(request)
+
+
+class Silent(HeadOnly):
+    """Damages what remains, and does not say so."""
+
+    unlearning = Exactness.INTERFACE
+
+    def unlearn(self, request: clenv.UnlearnRequest) -> Receipt:
+        super().unlearn(request)
+        with torch.no_grad():
+            for weight in self.weights:
+                weight.mul_(0.9)
+        return Receipt(Exactness.INTERFACE)
+
+
+class Refuser(Finetune):
+    """Says that it refused, but changed."""
+
+    def unlearn(self, request: clenv.UnlearnRequest) -> Receipt:
+        with torch.no_grad():
+            self.biases[0].add_(1.0)
+        return super().unlearn(request)
