@@ -49,9 +49,9 @@ class AGEM(Episodic):
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
         """Take one step along the nearest gradient that the draw does not oppose."""
         assert self.slot is not None  # for the type checker: `enter` came before
-        rows = self.draw(self.buffer)
-        if not rows:
+        if not self.buffer.size:
             return super().learn(loss)
+        rows = self.draw(self.buffer)
         mine = self.parameters((self.slot,))
         involved = self.parameters([self.slot, *self.slots(self.buffer, rows)])
         g = self.gradient(loss, involved)

@@ -37,6 +37,7 @@ class Memory(TypedDict):
         logits: The network's answers as of the end of the task's last visit; empty before.
         outputs: How many of them count.
         seen: Examples seen so far.
+        damaged: Entries of the shared parameters that a removed task used, if this one was trained since that came.
     """
 
     x: Tensor
@@ -44,40 +45,7 @@ class Memory(TypedDict):
     logits: Tensor
     outputs: int
     seen: int
-
-
-class Damage(TypedDict):
-    """What a removed task used, kept as long as a task remains that was trained since it came.
-
-    Attributes:
-        task: The removed task.
-        index: Entries of the shared parameters in its masks, int32.
-        since: Remaining tasks trained since it was first seen.
-    """
-
-    task: int
-    index: Tensor
-    since: list[int]
-
-
-class Backup(TypedDict):
-    """What a visit would have left in the weights that its task shares with an earlier one, had that not been there.
-
-    Attributes:
-        task: The earlier task.
-        reader: The task of the visit.
-        beside: Other tasks known then.
-        index: Entries of the shared parameters in the masks of both, int32.
-        values: What is to be added there to the traces of the visits that remain, float64.
-        applied: Whether the earlier task was unlearned, so that it is added.
-    """
-
-    task: int
-    reader: int
-    beside: list[int]
-    index: Tensor
-    values: Tensor
-    applied: bool
+    damaged: Tensor
 
 
 def routed(units: Sequence[Tensor], backup: Sequence[Tensor], main: Sequence[Tensor]) -> list[Tensor]:
@@ -126,6 +94,9 @@ class AmnesiacHAT(AdaHAT):
 
     Attributes:
         visits: The task of each trace, in order; a request in the middle of a visit cuts its trace in two.
+        without: For each trace the earlier task that it presumes never to have been there: a backup's trace, which is
+            what the visit would have done otherwise; -1: the visit's own.
+        counts: Whether each trace is part of the sum; one of a backup is once its earlier task was unlearned.
         lengths: How many entries each trace has.
         index: Of all traces one after the other: the entries of the shared parameters that moved, int32.
         values: By how much, ``Delta``, float64.
@@ -137,12 +108,10 @@ class AmnesiacHAT(AdaHAT):
         rate_sums: Sum over the steps of the open segment of the rate, by layer and count; empty if none was taken.
         rate_steps: These steps.
         memories: Examples kept of each task, with ``replay``.
-        damages: Where repair is needed, with ``replay``.
         shadows: With ``backup``, the backups in training in the open segment, by the task they do without: all shared
             parameters each.
         shadow_optimizer: Over all of them.
         shadow_steps: Its steps.
-        backups: What past segments left of them.
     """
 
     @dataclass(frozen=True)
@@ -194,6 +163,8 @@ class AmnesiacHAT(AdaHAT):
     ) -> None:
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
         self.visits: list[int] = []
+        self.without: list[int] = []
+        self.counts: list[bool] = []
         self.lengths: list[int] = []
         self.index = torch.empty(0, dtype=torch.int32, device=self._device)
         self.values = torch.empty(0, dtype=torch.float64, device=self._device)
@@ -204,11 +175,9 @@ class AmnesiacHAT(AdaHAT):
         self.rate_sums: list[Tensor] = []
         self.rate_steps = 0
         self.memories: dict[int, Memory] = {}
-        self.damages: list[Damage] = []
         self.shadows: dict[int, list[nn.Parameter]] = {}
         self.shadow_optimizer: torch.optim.Optimizer | None = None
         self.shadow_steps = 0
-        self.backups: list[Backup] = []
         layers = [torch.full_like(w, number % len(self.weights)) for number, w in enumerate(self._initial)]
         self._layer = self._flat(layers).long()
 
@@ -287,14 +256,20 @@ class AmnesiacHAT(AdaHAT):
         if len(index) == 0:
             self._write()
             return
-        self.visits.append(task)
-        self.lengths.append(len(index))
-        self.index = torch.cat([self.index, index.int()])
-        self.values = torch.cat([self.values, delta[index]])
+        self._append(task, index, delta[index])
         if self._hyper.compensation != "none":
             self.rates = torch.cat([self.rates, self._mean_rates(task, index, counts)])
         self.total[index] += delta[index]
         self._write()
+
+    def _append(self, task: int, index: Tensor, values: Tensor, *, without: int = -1) -> None:
+        """Add a trace to the ledger."""
+        self.visits.append(task)
+        self.without.append(without)
+        self.counts.append(without == -1)
+        self.lengths.append(len(index))
+        self.index = torch.cat([self.index, index.int()])
+        self.values = torch.cat([self.values, values])
 
     def _mean_rates(self, task: int, index: Tensor, counts: Sequence[Tensor] | None) -> Tensor:
         """Return by which rate the open segment moved entries that another task was the first to occupy, else 1."""
@@ -307,31 +282,33 @@ class AmnesiacHAT(AdaHAT):
             rates = (self.rate_sums[0] / self.rate_steps)[self._layer[index], used.long()]
         return torch.where((used == 0) | (self._owners()[index] == task), 1.0, rates.to(self.rates.dtype))
 
-    def _traces(self) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Yield task, entries and compensated values of every trace, in order."""
+    def _traces(self, without: int | None = None) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Yield task, entries and compensated values of the traces that count, in order.
+
+        Args:
+            without: As if this task had been unlearned.
+        """
         owners = None if self._hyper.compensation == "none" else self._owners()
         start = 0
-        for task, length in zip(self.visits, self.lengths, strict=True):
+        for task, absent, counts, length in zip(self.visits, self.without, self.counts, self.lengths, strict=True):
             part = slice(start, start + length)
+            start += length
+            if task == without or not (counts or absent == without):
+                continue
             index, values = self.index[part].long(), self.values[part]
             if owners is not None:
                 rates = torch.where(owners[index] == task, self.rates[part], 1.0)
                 values = compensated(values, rates, self._layer[index])
             yield task, index, values
-            start += length
 
     def _start(self) -> Tensor:
         return self.base[0].clone() if self.base else self._flat(self._initial).double()
 
     def _sum(self, without: int | None = None) -> Tensor:
-        """Return ``theta(0)`` and all traces, compensated, added up in order; as if a task had been unlearned."""
+        """Return ``theta(0)`` and all traces that count, added up in order. Argument as of `_traces`."""
         total = self._start()
-        for task, index, values in self._traces():
-            if task != without:
-                total[index] += values
-        for backup in self.backups:
-            if backup["applied"] or backup["task"] == without:
-                total[backup["index"].long()] += backup["values"]
+        for _, index, values in self._traces(without):
+            total[index] += values
         return total
 
     def _keep(self, kept: Tensor) -> None:
@@ -346,7 +323,7 @@ class AmnesiacHAT(AdaHAT):
         """Drop whole traces."""
         flags = torch.tensor(gone, dtype=torch.bool, device=self._device)
         self._keep(~flags.repeat_interleave(torch.tensor(self.lengths, dtype=torch.long, device=self._device)))
-        for name in ("visits", "lengths"):
+        for name in ("visits", "without", "counts", "lengths"):
             setattr(self, name, [item for item, out in zip(getattr(self, name), gone, strict=True) if not out])
 
     def _trim(self) -> None:
@@ -355,13 +332,11 @@ class AmnesiacHAT(AdaHAT):
         self._keep(live[self.index.long()])
         if self.base:
             self.base = [torch.where(live, self.base[0], self._flat(self._initial).double())]
-        for backup in self.backups:
-            kept = live[backup["index"].long()]
-            backup["index"], backup["values"] = backup["index"][kept], backup["values"][kept]
 
     def _fold(self) -> None:
         """Add the traces of permanent visits to the base, up to the first visit that may still be unlearned."""
-        settled = [task in self.permanent and task != self.running for task in self.visits]
+        permanent = [task in self.permanent and task != self.running for task in self.visits]
+        settled = [*map(min, permanent, self.counts)]
         count = settled.index(False) if False in settled else len(settled)
         if count == 0:
             return
@@ -374,7 +349,7 @@ class AmnesiacHAT(AdaHAT):
     def on_permanence(self, event: Permanence) -> None:
         """Keep the task's traces no longer apart than needed, and no backup of it."""
         self.permanent.append(event.task)
-        self.backups = [each for each in self.backups if each["applied"] or each["task"] != event.task]
+        self._drop([task == event.task and not counts for task, counts in zip(self.without, self.counts, strict=True)])
         self._fold()
 
     # Unlearning
@@ -389,13 +364,12 @@ class AmnesiacHAT(AdaHAT):
             self._record(self.running, None if self._protection is None else self._counts)
             if self.shadow_steps:
                 self._keep_backups(self.running, {task: self.shadows[task] for task in removed if task in self.shadows})
-        damages = self._damaged(removed)
+        self._damage(removed)
         receipt = super().unlearn(request)
+        replaced = self._use_backups(removed)
         self._drop([task in removed or task == _REPAIR for task in self.visits])
         self.memories = {task: memory for task, memory in self.memories.items() if task in self.tasks}
-        self.damages = damages
         self.rate_sums, self.rate_steps = [], 0
-        self._apply_backups(removed)
         self._trim()
         self.total = self._sum()
         self._write()
@@ -409,9 +383,8 @@ class AmnesiacHAT(AdaHAT):
         if changed and level is Exactness.ISOLATED:
             level, detail = Exactness.INTERFACE, "outputs of remaining tasks changed"
         detail += f"; {self._size([self.index, self.values, self.rates, self.base])} bytes of traces left"
-        replaced = sum(len(backup["index"]) for backup in self.backups if backup["applied"])
         if replaced:
-            detail += f"; {replaced} weights set by backups"
+            detail += f"; {replaced} weights mended by backups"
         if examples:
             detail += f"; {repaired} weights repaired with examples of tasks {list(examples)}"
         samples = sum(examples.values())
@@ -497,7 +470,7 @@ class AmnesiacHAT(AdaHAT):
 
     @torch.no_grad()
     def _keep_backups(self, reader: int, shadows: Mapping[int, Sequence[Tensor]]) -> None:
-        """Keep what backups differ by from the traces without their task, where both tasks use a weight."""
+        """Append by what backups differ from the traces without their task, where both tasks use a weight."""
         reads = self._reads(reader)
         for task, shadow in shadows.items():
             mask = self.tasks[task]["mask"]
@@ -505,17 +478,26 @@ class AmnesiacHAT(AdaHAT):
                 continue
             index = (reads & self._flat(self._support(mask))).nonzero().flatten()
             values = self._flat(shadow)[index].double() - self._sum(without=task)[index]
-            beside = [other for other in self.tasks if other not in {task, reader}]
-            self.backups.append(
-                Backup(task=task, reader=reader, beside=beside, index=index.int(), values=values, applied=False)
-            )
+            self._append(reader, index, values, without=task)
 
-    def _apply_backups(self, removed: Sequence[int]) -> None:
-        """Put the backups of removed tasks in force; drop those that a removed task went into."""
-        gone = set(removed)
-        self.backups = [each for each in self.backups if gone.isdisjoint([each["reader"], *each["beside"]])]
-        for backup in self.backups:
-            backup["applied"] |= backup["task"] in gone
+    def _use_backups(self, removed: Sequence[int]) -> int:
+        """Let the backups' traces that do without removed tasks count; return how many weights they change.
+
+        Those are dropped that were made while another removed task was there: no trace outlives a task whose own
+        trace it built on.
+        """
+        seen: set[int] = set()
+        gone, mended = [], 0
+        for number, (task, absent) in enumerate(zip(self.visits, self.without, strict=True)):
+            stale = absent != -1 and not seen.isdisjoint(set(removed) - {absent})
+            gone.append(stale)
+            if absent in removed and not stale and task not in removed:
+                self.counts[number] = True
+                mended += self.lengths[number]
+            if absent == -1:
+                seen.add(task)
+        self._drop(gone)
+        return mended
 
     # Repair
 
@@ -532,8 +514,12 @@ class AmnesiacHAT(AdaHAT):
     def _remember(self, task: int, outcome: Outcome) -> None:
         """Let each example of the minibatch take a random place among all seen; the first places are the memory."""
         x, y = outcome.x, outcome.y
-        empty = Memory(x=x[:0], y=y[:0], logits=torch.empty(0, device=self._device), outputs=outcome.outputs, seen=0)
-        memory = self.memories.setdefault(task, empty)
+        if task not in self.memories:
+            none = torch.empty(0, device=self._device)
+            self.memories[task] = Memory(
+                x=x[:0], y=y[:0], logits=none, outputs=outcome.outputs, seen=0, damaged=none.int()
+            )
+        memory = self.memories[task]
         draws = torch.rand(len(x), generator=self.generator("memory", task, memory["seen"]), dtype=torch.float64)
         kept = [memory["x"], memory["y"]]
         for row, draw in enumerate(draws.tolist()):
@@ -546,31 +532,30 @@ class AmnesiacHAT(AdaHAT):
                     kept[number][place] = values[row]
         memory["x"], memory["y"] = kept
 
-    def _damaged(self, removed: Sequence[int]) -> list[Damage]:
-        """Return the damages that will remain when these tasks are removed."""
-        if not self._hyper.replay:
-            return []
-        damages = list(self.damages)
+    def _damage(self, removed: Sequence[int]) -> None:
+        """Note what removed tasks used in the memories of the tasks that were trained since they came."""
         for task in removed:
             ever = self.tasks[task]["ever"]
-            if ever is not None:
-                since = sorted(set(self.order[self.order.index(task) :]))
-                index = self._flat(self._support(ever)).nonzero().flatten()
-                damages.append(Damage(task=task, index=index.int(), since=since))
-        for damage in damages:
-            damage["since"] = [task for task in damage["since"] if task not in removed]
-        return sorted((damage for damage in damages if damage["since"]), key=lambda damage: damage["task"])
+            if ever is None:
+                continue
+            used = self._flat(self._support(ever))
+            for reader in set(self.order[self.order.index(task) :]).intersection(self.memories):
+                memory = self.memories[reader]
+                flags = used.index_fill(0, memory["damaged"].long(), 1)
+                memory["damaged"] = flags.nonzero().flatten().int()
 
     def _repair(self) -> tuple[int, dict[int, int]]:
         """Train damaged weights that remaining tasks read on the examples of these; return how many, and examples."""
         damaged = torch.zeros_like(self._layer, dtype=torch.bool)
-        for damage in self.damages:
-            damaged[damage["index"].long()] = True
-        ended = [task for task in self.memories if task != self.running]
-        readers = [task for task in ended if bool((damaged & self._reads(task)).any())]
+        readers = []
+        for task, memory in self.memories.items():
+            if task != self.running:
+                here = memory["damaged"].long()
+                here = here[self._reads(task)[here]]
+                damaged[here] = True
+                readers += [task] if len(here) else []
         if not readers or not self._hyper.replay_steps:
             return 0, {}
-        damaged &= torch.stack([self._reads(task) for task in readers]).any(0)
         protection = WriteProtection(self._shared, self._parts(~damaged))
         optimizer = self._hyper.make_optimizer(self._shared)
         for _ in range(self._hyper.replay_steps):

@@ -61,7 +61,7 @@ class Group(NamedTuple):
     """Kept examples of one task, to be replayed."""
 
     task: int
-    rows: list[int]
+    rows: Tensor
 
 
 class CLPUDERpp(Learner):
@@ -185,9 +185,11 @@ class CLPUDERpp(Learner):
         if not others:
             return []
         budget = self._hyper.replay or self._spec.batch_size
-        chosen = [others[n] for n in self.replay.distinct(budget, len(others))]
-        each = budget // len(chosen)
-        return [Group(other, self.replay.distinct(each, self.buffers[other].size)) for other in chosen]
+        chosen = [others[n] for n in self.replay.distinct(budget, len(others)).tolist()]
+        return [self._group(other, budget // len(chosen)) for other in chosen]
+
+    def _group(self, task: int, count: int) -> Group:
+        return Group(task, self.replay.distinct(count, self.buffers[task].size).to(self._device))
 
     def _slots(self, task: int, groups: Sequence[Group]) -> list[int]:
         tasks = [task, *(group.task for group in groups)]
@@ -197,7 +199,7 @@ class CLPUDERpp(Learner):
         """Answer inputs of a task, and kept examples, in one pass."""
         if not groups:
             return (network.forward(x),)
-        xs = [x, *(self.buffers[group.task].columns["x"][group.rows] for group in groups)]
+        xs = [x, *(self.buffers[group.task].at("x", group.rows) for group in groups)]
         tasks = [task, *(group.task for group in groups)]
         slots = [slot if self._spec.head_per_task else 0 for slot, part in zip(tasks, xs, strict=True) for _ in part]
         return network.answers(torch.cat(xs), slots).split_with_sizes([len(part) for part in xs])
@@ -206,8 +208,8 @@ class CLPUDERpp(Learner):
         """Return the mean over tasks of ``alpha |f(x) - z|^2 + beta loss(x, y)``, on the outputs of each."""
         total = torch.zeros((), device=self._device)
         for answer, (task, rows) in zip(answers, groups, strict=True):
-            width, columns = self._spec.outputs(task), self.buffers[task].columns
-            y, z = columns["y"][rows], columns["z"][rows, :width]
+            width, buffer = self._spec.outputs(task), self.buffers[task]
+            y, z = buffer.at("y", rows), buffer.at("z", rows)[:, :width]
             y = y[:, :width] if y.is_floating_point() else y
             held = self._hyper.alpha * F.mse_loss(answer[:, :width], z)
             total = total + (held + self._hyper.beta * loss_of(answer[:, :width], y)) / len(groups)
@@ -221,9 +223,9 @@ class CLPUDERpp(Learner):
         if task in self.sides:
             self.main.enter(task)
             for _ in range(self._merge_steps(task)):
-                own = Group(task, self.replay.distinct(self._spec.batch_size, self.buffers[task].size))
+                own = self._group(task, self._spec.batch_size)
                 groups = self._draw(task)
-                x = self.buffers[task].columns["x"][own.rows]
+                x = self.buffers[task].at("x", own.rows)
                 answers = self._together(self.main, task, x, groups)
                 loss = self._held(answers[:1], [own]) + self._held(answers[1:], groups)
                 self.main.update(loss, self._slots(task, groups))

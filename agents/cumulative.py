@@ -72,7 +72,7 @@ class Cumulative(Rehearsing):
         """Make the updates of a step, when there were ``size`` examples, the last ones of a task."""
         self.enter(task)
         for _ in range(self._hyper.updates):
-            self.rehearse(self.archive, self.replay.distinct(self._spec.batch_size, size))
+            self.rehearse(self.archive, self.replay.distinct(self._spec.batch_size, size).to(self._device))
 
     def unlearn(self, request: UnlearnRequest) -> Receipt:
         """Remove the tasks' examples, and train anew without them."""

@@ -49,7 +49,7 @@ class DER(ER):
 
     keeps_answers = True
 
-    def draws(self) -> list[list[int]]:
+    def draws(self) -> list[Tensor]:
         """Return the rows to replay in this step."""
         return super().draws() if self._hyper.alpha else []
 
@@ -63,9 +63,9 @@ class DER(ER):
     def mend(self) -> int:
         """Train on what is kept, and keep the new answers to it."""
         samples = super().mend()
-        rows = list(range(self.buffer.size))
+        rows = torch.arange(self.buffer.size, device=self._device)
         with torch.no_grad():
-            if rows:
+            if len(rows):
                 self.buffer["z"].copy_(self.answers(self.buffer["x"], self.slots(self.buffer, rows)))
         return samples
 
@@ -90,10 +90,10 @@ class DERpp(DER):
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
         self.replay_again = Draws(*self.key("replay again"))
 
-    def draws(self) -> list[list[int]]:
+    def draws(self) -> list[Tensor]:
         """Return the rows to replay in this step: two independent draws."""
-        again = self.draw(self.buffer, self.replay_again) if self._hyper.beta else []
-        return super().draws() + ([again] if again else [])
+        again = [self.draw(self.buffer, self.replay_again)] if self._hyper.beta and self.buffer.size else []
+        return super().draws() + again
 
     def joined(self, loss: Tensor) -> Tensor:
         """Add the loss of the second draw, by its labels."""

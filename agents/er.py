@@ -42,35 +42,35 @@ class ER(Replaying):
         self.buffer = Reservoir(
             spec, self._hyper.capacity, self._device, *self.key("reservoir"), logits=self.keeps_answers
         )
-        self._drawn: list[list[int]] = []
+        self._drawn: list[Tensor] = []
+        self._slots: list[int] = []  # heads of the minibatch and of what is drawn
         self._answers: Sequence[Tensor] = ()  # to the minibatch, then to each draw
 
     def memories(self) -> Sequence[Memory]:
         """Return the memory."""
         return (self.buffer,)
 
-    def draws(self) -> list[list[int]]:
-        """Return the rows to replay in this step, a list for each draw; empty lists are left out."""
-        return [rows] if (rows := self.draw(self.buffer)) else []
+    def draws(self) -> list[Tensor]:
+        """Return the rows to replay in this step, once for each draw; nothing as long as nothing is kept."""
+        return [self.draw(self.buffer)] if self.buffer.size else []
 
     def forward(self, x: Tensor) -> Tensor:
         """Answer inputs, and in the same pass the kept examples that this step replays."""
         assert self.slot is not None  # for the type checker: `enter` came before
         self._drawn = self.draws()
+        self._slots = [self.slot] * len(x)
         if not self._drawn:
             self._answers = (super().forward(x),)
             return self._answers[0]
-        rows = [row for drawn in self._drawn for row in drawn]
-        slots = [self.slot] * len(x) + self.slots(self.buffer, rows)
-        together = self.answers(torch.cat([x, self.buffer.columns["x"][rows]]), slots)
+        rows = torch.cat(self._drawn)
+        self._slots += self.slots(self.buffer, rows)
+        together = self.answers(torch.cat([x, self.buffer.at("x", rows)]), self._slots)
         self._answers = together.split_with_sizes([len(x), *map(len, self._drawn)])
         return self._answers[0]
 
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
         """Take one step of the optimiser on the loss of the minibatch and what is replayed with it."""
-        assert self.slot is not None  # for the type checker: `enter` came before
-        slots = [self.slot, *(slot for rows in self._drawn for slot in self.slots(self.buffer, rows))]
-        self.update(self.joined(loss), slots)
+        self.update(self.joined(loss), self._slots)
         return None
 
     def joined(self, loss: Tensor) -> Tensor:

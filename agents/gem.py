@@ -80,9 +80,9 @@ class Episodic(Replaying, Consolidating):
         parts = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
         return torch.cat([part.reshape(-1) for part in parts])
 
-    def gradient_on(self, memory: Memory, rows: Sequence[int], parameters: Sequence[nn.Parameter]) -> Tensor:
+    def gradient_on(self, memory: Memory, rows: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
         """Return the gradient of the mean loss of kept examples as one vector."""
-        answers = self.answers(memory.columns["x"][rows], self.slots(memory, rows))
+        answers = self.answers(memory.at("x", rows), self.slots(memory, rows))
         return self.gradient(self.loss_on(answers, memory, rows), parameters)
 
     def step_along(self, gradient: Tensor, parameters: list[nn.Parameter]) -> None:
@@ -167,10 +167,10 @@ class GEM(Episodic):
         assert self.slot is not None  # for the type checker: `enter` came before
         mine = self.parameters((self.slot,))
         segments = self.buffer["segment"]
-        groups = [(segments == number).nonzero().flatten().tolist() for number in sorted(set(segments.tolist()))]
+        groups = [(segments == number).nonzero().flatten() for number in sorted(set(segments.tolist()))]
         if not groups:
             return super().learn(loss)
-        involved = self.parameters([self.slot, *self.slots(self.buffer, range(self.buffer.size))])
+        involved = self.parameters([self.slot, *self.slots(self.buffer, torch.cat(groups))])
         constraints = torch.stack([self.gradient_on(self.buffer, rows, involved) for rows in groups])
         g = self.gradient(loss, involved)
         allowed = feasible(g, constraints, self._hyper.margin)

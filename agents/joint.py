@@ -69,9 +69,9 @@ class _Fitted(Rehearsing, Consolidating):
     def fit(self, memory: Memory, size: int) -> int:
         """Train from the initial parameters on the first rows of a memory; return the examples read."""
         self.restart()
-        self.make_heads(dict.fromkeys(self.slots(memory, range(size))))
+        self.make_heads(dict.fromkeys(self.slots(memory, torch.arange(size, device=self._device))))
         for epoch in range(self._hyper.epochs):
-            order = torch.randperm(size, generator=self.generator("order", epoch)).tolist()
+            order = torch.randperm(size, generator=self.generator("order", epoch)).to(self._device)
             for first in range(0, size, self._spec.batch_size):
                 self.rehearse(memory, order[first : first + self._spec.batch_size])
         return size * int(self._hyper.epochs)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -45,18 +46,18 @@ class Draws:
         self.position += count
         return self._uniforms.span(self.position - count, count)
 
-    def distinct(self, count: int, size: int) -> list[int]:
+    def distinct(self, count: int, size: int) -> Tensor:
         """Draw ``count`` different numbers below ``size``, every set of them equally likely; all if there are fewer.
 
         In O(count): R. Floyd's algorithm (Bentley and Floyd, *A sample of brilliance*, CACM 30, 1987).
         """
         if count >= size:
-            return list(range(size))
+            return torch.arange(size)
         chosen: dict[int, None] = {}
         for last, uniform in zip(range(size - count, size), self.take(count).tolist(), strict=True):
             pick = int(uniform * (last + 1))
             chosen[last if pick in chosen else pick] = None
-        return list(chosen)
+        return torch.tensor(list(chosen))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as plain values."""
@@ -127,17 +128,22 @@ class Memory:
         """Return copies of all columns, the rows in use."""
         return {name: self[name].clone() for name in self.columns}
 
+    def at(self, name: str, rows: Tensor) -> Tensor:
+        """Return some rows of a column."""
+        return self.columns[name].index_select(0, rows)
+
     def write(self, slots: Sequence[int], examples: Examples, rows: Sequence[int]) -> None:
         """Put chosen rows of ``examples`` into slots, which are all different."""
+        device = self.columns["x"].device
+        there, these = torch.tensor(slots, device=device), torch.tensor(rows, device=device)
         for name, column in self.columns.items():
             value = examples[name]
             if isinstance(value, int):
-                column[slots] = value
-            elif value.shape[1:] == column.shape[1:]:
-                column[slots] = value[rows]
-            else:  # targets of a task with fewer outputs than the widest
-                column[slots, : value.shape[1]] = value[rows]
-                column[slots, value.shape[1] :] = 0
+                column.index_fill_(0, there, value)
+                continue
+            if value.shape[1:] != column.shape[1:]:  # targets of a task with fewer outputs than the widest
+                value = F.pad(value, (0, column.shape[1] - value.shape[1]))
+            column.index_copy_(0, there, value.index_select(0, these))
 
     def purge(self, request: UnlearnRequest) -> int:
         """Remove the examples of tasks, or of the steps of their visits where tasks are hidden; return how many."""

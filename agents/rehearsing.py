@@ -82,9 +82,10 @@ class Rehearsing(Finetune):
 
     # Examples of several tasks
 
-    def slots(self, memory: Memory, rows: Sequence[int]) -> list[int]:
+    def slots(self, memory: Memory, rows: Tensor) -> list[int]:
         """Return the head of each of some examples."""
-        return memory.columns["task"][rows].tolist() if self._head_per_task else [0] * len(rows)
+        slots: list[int] = memory.at("task", rows).tolist() if self._head_per_task else [0] * len(rows)
+        return slots
 
     def answers(self, x: Tensor, slots: Sequence[int]) -> Tensor:
         """Answer inputs, each through its own head, with the graph; shape ``(n, output_size)``."""
@@ -95,10 +96,10 @@ class Rehearsing(Finetune):
         place = {slot: number for number, slot in enumerate(used)}
         weight, bias = (torch.cat(parts) for parts in zip(*(self.heads[slot] for slot in used), strict=True))
         through_all = F.linear(h, weight, bias).reshape(len(h), len(used), -1)
-        own = torch.tensor([place[slot] for slot in slots], device=h.device)
-        return through_all[torch.arange(len(h), device=h.device), own]
+        own = torch.tensor([place[slot] for slot in slots], device=h.device)[:, None, None]
+        return through_all.gather(1, own.expand(-1, 1, through_all.shape[2])).squeeze(1)
 
-    def loss_on(self, answers: Tensor, memory: Memory, rows: Sequence[int], target: str = "y") -> Tensor:
+    def loss_on(self, answers: Tensor, memory: Memory, rows: Tensor, target: str = "y") -> Tensor:
         """Return the mean loss of answers to kept examples, over the outputs that count for each.
 
         Args:
@@ -107,12 +108,12 @@ class Rehearsing(Finetune):
             rows: Which they are.
             target: ``y``; or ``z``, the mean squared distance to the kept answers.
         """
-        targets = memory.columns[target][rows]
+        targets = memory.at(target, rows)
         if not self._ragged:
             if targets.is_floating_point():
                 targets = targets[:, : self._width]
             return loss_of(answers[:, : self._width], targets)
-        outputs = memory.columns["outputs"][rows, None]
+        outputs = memory.at("outputs", rows)[:, None]
         inside = torch.arange(answers.shape[1], device=answers.device) < outputs
         if not targets.is_floating_point():
             return F.cross_entropy(answers.masked_fill(~inside, -torch.inf), targets)
@@ -121,10 +122,10 @@ class Rehearsing(Finetune):
 
     # Updates
 
-    def rehearse(self, memory: Memory, rows: Sequence[int]) -> None:
+    def rehearse(self, memory: Memory, rows: Tensor) -> None:
         """Take one step of the optimiser on the loss of kept examples, of whose heads there must be all."""
         slots = self.slots(memory, rows)
-        self.update(self.loss_on(self.answers(memory.columns["x"][rows], slots), memory, rows), slots)
+        self.update(self.loss_on(self.answers(memory.at("x", rows), slots), memory, rows), slots)
 
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
         """Take one step of the optimiser on the loss of the task entered."""
@@ -205,9 +206,11 @@ class Replaying(Rehearsing):
     def memories(self) -> Sequence[Memory]:
         """Return all memories; the first that is not empty is rehearsed from after a request."""
 
-    def draw(self, memory: Memory, draws: Draws | None = None) -> list[int]:
+    def draw(self, memory: Memory, draws: Draws | None = None) -> Tensor:
         """Draw the rows of a memory that are replayed in a step; ``draws``: None for `replay`."""
-        return (draws or self.replay).distinct(self._hyper.replay or self._spec.batch_size, memory.size)
+        return (
+            (draws or self.replay).distinct(self._hyper.replay or self._spec.batch_size, memory.size).to(self._device)
+        )
 
     def observe(self, outcome: Outcome) -> Mapping[str, float] | None:
         """Learn from revealed targets."""

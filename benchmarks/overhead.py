@@ -172,14 +172,8 @@ def seconds(step: Callable[[], Any]) -> float:
     return time.process_time() - start
 
 
-def measure(case: Case, tasks: list[clenv.Task], env: clenv.ContinualEnv) -> tuple[float, float, float]:
+def compare(by_hand: Callable[[], None], in_world: Callable[[], None]) -> tuple[float, float, float]:
     """Return microseconds a step by hand and in the world, and their ratio: medians over pairs of blocks."""
-    agent = make_agent(case, tasks)
-    by_hand = BY_HAND[case.agent](case, tasks[0])
-
-    def in_world() -> None:
-        env.step(agent)
-
     pairs = []
     for number in range(PAIRS):
         first, second = (by_hand, in_world) if number % 2 else (in_world, by_hand)
@@ -188,6 +182,16 @@ def measure(case: Case, tasks: list[clenv.Task], env: clenv.ContinualEnv) -> tup
     ratio = statistics.median(world / hand for hand, world in pairs)
     hand, world = (statistics.median(column) / BLOCK * 1e6 for column in zip(*pairs, strict=True))
     return hand, world, ratio
+
+
+def measure(case: Case, tasks: list[clenv.Task], env: clenv.ContinualEnv) -> tuple[float, float, float]:
+    """Return what `compare` does, for an agent in a world that has come some way."""
+    agent = make_agent(case, tasks)
+
+    def in_world() -> None:
+        env.step(agent)
+
+    return compare(BY_HAND[case.agent](case, tasks[0]), in_world)
 
 
 def main() -> None:

@@ -170,14 +170,15 @@ def make(env_id: str, *, render_mode: Any = None, **overrides: Any) -> Continual
     Args:
         env_id: Gymnasium id, e.g. ``clenv/SplitDigits-v0``; ``module:id`` imports the module that registers it first.
         render_mode: ``rgb_array`` or None.
-        **overrides: Settings of the stream (see `Settings`) and arguments of the scenario.
+        **overrides: Settings of the stream (see `Settings`) and arguments of the scenario. A ``schedule`` without a
+            ``horizon`` is played to its end.
 
     Raises:
         gymnasium.error.UnregisteredEnv: There is no such id; the message names the nearest.
         SettingsError: An override is unknown or out of range.
     """
     spec = scenario_spec(env_id)
-    kwargs = {**spec.kwargs, **overrides}
+    kwargs = {**spec.kwargs, **({"horizon": None} if "schedule" in overrides else {}), **overrides}
     env = create(render_mode=render_mode, **kwargs)
     env.spec = EnvSpec(spec.id, entry_point=_ENTRY_POINT, kwargs=kwargs, disable_env_checker=True)
     return env

@@ -69,6 +69,8 @@ def test_registration_is_a_decorator():
 
     assert len(factory()) == 2
     assert clenv.make("test/Decorated-v0").settings.horizon == 80
+    assert clenv.make("test/Decorated-v0", schedule=(0, 1)).settings.horizon is None  # played to its end
+    assert clenv.make("test/Decorated-v0", schedule=(0, 1), horizon=5).settings.horizon == 5
 
 
 def test_specs_are_json_and_come_back():

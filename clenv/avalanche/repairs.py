@@ -146,8 +146,8 @@ def draw(columns: list[Tensor], count: int) -> tuple[Tensor, ...]:
 class LeastSquaresGEM(GEMPlugin):
     """GEM that needs no solver of quadratic programs; the original calls for the package quadprog by name.
 
-    Its program, ``min_v v'Pv / 2 + (Gg)'v`` with ``P = GG' + 0.001 I`` and ``v >= gamma``, is non-negative least squares
-    in ``u = v - gamma``: ``min |L'u + L^-1 (Gg + P gamma)|^2`` with ``LL' = P``.
+    Its program, ``min_v v'Pv / 2 + (Gg)'v`` with ``P = GG' + 0.001 I`` and ``v >= gamma``, is non-negative least
+    squares in ``u = v - gamma``: ``min |L'u + L^-1 (Gg + P gamma)|^2`` with ``LL' = P``.
     """
 
     def solve_quadprog(self, g: Tensor) -> Tensor:

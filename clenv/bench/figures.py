@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from clenv.draw import Life, running_mean
 from clenv.score import Visit
 
+_WIDTH = 9.2  # inches
 _POINTS = 240  # of a curve
 _COLUMNS = 160  # of a heat map
 ROWS = 24
@@ -77,8 +78,14 @@ class Figures:
         window = smoothing(stream.steps)
         rows = len(stream.tasks) if len(stream.tasks) <= ROWS else 1
         with mpl.rc_context(_STYLE):
-            figure = Figure(figsize=(9.2, 3.2 + 0.2 * rows), layout="constrained")
-            top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[2.6, 0.2 * rows + 0.1])
+            height, strip = 3.4 + 0.2 * rows, 0.1 + 0.2 * rows
+            figure = Figure(figsize=(_WIDTH, height))  # with places of its own: matplotlib's layouts draw all twice
+            left = max(0.6, 0.12 + 0.068 * max(map(len, stream.tasks), default=0)) if rows > 1 else 0.8
+            box = (min(left, 3) / _WIDTH, (_WIDTH - min(left, 3) - 0.1) / _WIDTH)
+            bottom = figure.add_axes((box[0], 0.45 / height, box[1], strip / height))
+            above = 0.45 + strip + 0.12
+            top = figure.add_axes((box[0], above / height, box[1], (height - above - 0.1) / height), sharex=bottom)
+            top.tick_params(axis="x", labelbottom=False)
             highest = []
             for number, losses in curves.items():
                 steps, means = _thinned(*running_mean(losses, window))
@@ -105,8 +112,8 @@ class Figures:
             text: What is told to those who cannot see it.
         """
         with mpl.rc_context(_STYLE):
-            figure = Figure(figsize=(9.2, 2.8), layout="constrained")
-            axes = figure.subplots()
+            figure = Figure(figsize=(_WIDTH, 2.8))
+            axes = figure.add_axes((0.6 / _WIDTH, 0.16, 1 - 0.75 / _WIDTH, 0.8))
             for number, shares in curves.items():
                 (line,) = axes.step(
                     thresholds, shares, where="post", linewidth=1.5, color=f"#0c0d{number % COLORS:02x}"

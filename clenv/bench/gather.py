@@ -10,9 +10,9 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,10 @@ from clenv.evaluation.verdict import Audit
 from clenv.folder import read
 from clenv.score import Score
 
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+T = TypeVar("T")
 State = Literal["finished", "diverged", "failed", "unfinished"]
 
 
@@ -137,13 +141,20 @@ class Run:
         if not file.exists():
             return {name: np.empty(0) for name in ("step", "task", "occurrence", "loss", "accuracy")}
         try:
-            with duckdb.connect(":memory:", config={"threads": 1}) as database:
-                table = database.read_parquet(str(file)).fetchnumpy()
+            table = _database().read_parquet(str(file)).fetchnumpy()
         except duckdb.Error as error:
             raise CheckpointError(f"{file} is corrupt: {error}") from error
         return {
             name: np.ma.filled(column, np.nan) if column.dtype.kind == "f" else column for name, column in table.items()
         }
+
+
+@cache
+def _database() -> DuckDBPyConnection:
+    """Return one database in memory for all reads: to open one takes ten times longer than to read a run's steps."""
+    import duckdb
+
+    return duckdb.connect(":memory:", config={"threads": 1})
 
 
 @dataclass(frozen=True)
@@ -153,7 +164,7 @@ class Bench:
     Attributes:
         path: The folder.
         suite: ``suite.json``; empty if no bench made the folder.
-        runs: The runs, by scenario, agent and seed, in the order of the suite, else as they are named.
+        runs: The runs that were begun, by scenario, agent and seed, in the order of the suite, else of their names.
     """
 
     path: Path
@@ -166,19 +177,24 @@ class Bench:
         return str(self.suite.get("suite", self.suite).get("name") or self.path.resolve().name)
 
     @cached_property
+    def planned(self) -> list[tuple[str, tuple[str, int]]]:
+        """Agent and stream of every run that the suite asks for; none if no bench made the folder."""
+        return [(run["agent"], (run["scenario"], run["seed"])) for run in self.suite.get("runs", ())]
+
+    @cached_property
     def scenarios(self) -> list[str]:
-        """Labels of the scenarios."""
-        return list(dict.fromkeys(run.scenario for run in self.runs))
+        """Labels of the scenarios, planned ones included."""
+        return _once([scenario for _, (scenario, _) in self.planned], [run.scenario for run in self.runs])
 
     @cached_property
     def agents(self) -> list[str]:
-        """Labels of the agents."""
-        return list(dict.fromkeys(run.agent for run in self.runs))
+        """Labels of the agents, planned ones included."""
+        return _once([agent for agent, _ in self.planned], [run.agent for run in self.runs])
 
     @cached_property
     def streams(self) -> list[tuple[str, int]]:
-        """Scenario and seed of every stream, seeds in ascending order."""
-        found = {run.stream for run in self.runs}
+        """Scenario and seed of every stream, planned ones included, seeds in ascending order."""
+        found = _once([stream for _, stream in self.planned], [run.stream for run in self.runs])
         return sorted(found, key=lambda stream: (self.scenarios.index(stream[0]), stream[1]))
 
     def of(self, agent: str | None = None, scenario: str | None = None) -> list[Run]:
@@ -214,25 +230,19 @@ def gather(folder: str | Path) -> Bench:
         raise CheckpointError(f"{folder} holds no run: expected the folder of a bench, or of a run")
     runs = _distinct([_run(place) for place in places])
     suite = _json(path / "suite.json") if (path / "suite.json").exists() else {}
-    entries = suite.get("suite", suite)
-    scenarios, agents = (_bases(entries.get(f"{part}s", ()), part) for part in ("scenario", "agent"))
-    runs.sort(key=lambda run: (_place(run.scenario, scenarios), _place(run.agent, agents), run.seed))
+    unsorted = Bench(path, suite, runs)
+    scenarios, agents = unsorted.scenarios, unsorted.agents
+    runs.sort(key=lambda run: (scenarios.index(run.scenario), agents.index(run.agent), run.seed))
     return Bench(path, suite, runs)
+
+
+def _once(planned: Sequence[T], begun: Sequence[T]) -> list[T]:
+    """Return everything once, what was planned first."""
+    return list(dict.fromkeys([*planned, *begun]))
 
 
 def _is_run(path: Path) -> bool:
     return any((path / name).exists() for name in ("run.json", "job.json"))
-
-
-def _bases(entries: Sequence[Any], part: str) -> list[str]:
-    """Return what the suite calls its scenarios or agents; each combination of a grid adds words of its own."""
-    named = [{part: entry} if isinstance(entry, str) else entry for entry in entries]
-    return [str(entry.get("label") or entry[part].split("/")[-1]) for entry in named]
-
-
-def _place(label: str, bases: Sequence[str]) -> tuple[int, str]:
-    matching = [number for number, base in enumerate(bases) if f"{label} ".startswith(f"{base} ")]
-    return (max(matching, key=lambda number: len(bases[number]), default=len(bases)), label)
 
 
 def _run(path: Path) -> Run:

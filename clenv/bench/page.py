@@ -8,6 +8,7 @@ import shlex
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from clenv.bench.gather import Bench, Run, State
 from clenv.bench.standings import Ranking, Standing, rankings
 from clenv.bench.statistics import Estimate, mean_of_known, profile, relative_to_best
 from clenv.bench.words import digits_for, number, p_value, with_interval
-from clenv.draw import lives, order_of_task
+from clenv.draw import Life, lives, order_of_task
 from clenv.errors import CheckpointError, ClenvWarning
 from clenv.evaluation.verdict import Verdict
 from clenv.events import event_from_plain
@@ -43,13 +44,14 @@ def page(bench: Bench) -> dict[str, Any]:
     return {
         "name": bench.name,
         "about": bench.suite.get("suite", bench.suite).get("about", ""),
-        "single": len(bench.runs) == 1,
+        "single": len(bench.runs) == 1 and len(bench.planned) <= 1,
         "runs_count": len(bench.runs),
         "states": [(state, states[state]) for state in _STATES if states[state]],
         "agents": [_legend(label, place) for label, place in order.items()],
+        "missing": len(set(bench.planned) - {(run.agent, run.stream) for run in bench.runs}),
         "scenarios": bench.scenarios,
         "several": len(bench.scenarios) > 1,
-        "seeds": sorted({run.seed for run in bench.runs}),
+        "seeds": sorted({seed for _, seed in bench.streams}),
         "overall": None if overall is None else _overall(bench, overall, figures, order),
         "parts": [_part(bench, r, figures, order) for r in tables if r.scenario is not None],
         "intervals": any(s.loss.known for r in tables for s in r.standings),
@@ -181,7 +183,7 @@ def _part(bench: Bench, ranking: Ranking, figures: Figures, order: Mapping[str, 
     label = str(ranking.scenario)
     ahead = [standing.agent for standing in ranking.standings]
     shown = [run for agent in ahead if (run := _shown(bench.of(agent, label))) is not None]
-    first = bench.of(scenario=label)[0]
+    first = next(iter(bench.of(scenario=label)), None)
     return {
         "label": label,
         "rows": _leaderboard(ranking, order),
@@ -190,8 +192,7 @@ def _part(bench: Bench, ranking: Ranking, figures: Figures, order: Mapping[str, 
         "returns": _returns(bench, label, ahead, order),
         "retention": [card for run in shown if (card := _retention(run, order)) is not None],
         "masks": [card for run in shown if (card := _masks(run, order)) is not None],
-        "scenario_id": first.job.get("scenario_id", label),
-        "settings": _plain(first.content.get("settings") or first.job.get("settings", {})),
+        "scenario_id": "not begun" if first is None else first.job.get("scenario_id", label),
     }
 
 
@@ -215,7 +216,7 @@ def _stream(bench: Bench, scenario: str, figures: Figures, order: Mapping[str, i
     if len(names) <= ROWS:
         ids = [str(task) for task in whole.content["tasks"]]
         names.sort(key=lambda name: order_of_task(ids, name))
-    lived = lives(visits, [event_from_plain(event) for event in whole.events])
+    lived = _lives(whole)
     drawn = Stream(visits, lived, whole.score.steps, names)
     told = "; ".join(f"{run.agent} {number(run.figure('mean_loss'))}" for run in runs)
     asked = [f"{life.task} at step {life.unlearned}" for life in lived if life.unlearned is not None]
@@ -235,6 +236,10 @@ def _stream(bench: Bench, scenario: str, figures: Figures, order: Mapping[str, i
         "permanent": bool(kept),
         "unlearned": bool(asked),
     }
+
+
+def _lives(run: Run) -> list[Life]:
+    return lives(run.score.visits, [event_from_plain(event) for event in run.events])
 
 
 def _returns(bench: Bench, scenario: str, agents: Sequence[str], order: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -275,6 +280,11 @@ def _retention(run: Run, order: Mapping[str, int]) -> dict[str, Any] | None:
     values = np.array(rows, dtype=np.float64).reshape(len(steps), len(found))[:, columns]
     if np.isnan(values).all():
         return None
+    spread = over_steps(steps, values, max(run.score.steps, steps[-1], 1))
+    for life in _lives(run):
+        if life.unlearned is not None and life.task in names:
+            gone = round(spread.shape[1] * life.unlearned / max(run.score.steps, 1))
+            spread[names.index(life.task), gone:] = np.nan
     last = [
         (name, number(values[-1, place]) if not np.isnan(values[-1, place]) else "not in R(T)")
         for place, name in enumerate(names)
@@ -282,7 +292,7 @@ def _retention(run: Run, order: Mapping[str, int]) -> dict[str, Any] | None:
     return {
         **_legend(run.agent, order[run.agent]),
         "seed": run.seed,
-        "image": heat_map(over_steps(steps, values, max(run.score.steps, steps[-1], 1))),
+        "image": heat_map(spread),
         "names": names if len(names) <= ROWS else [],
         "count": len(names),
         "steps": run.score.steps,
@@ -295,8 +305,7 @@ def _retention(run: Run, order: Mapping[str, int]) -> dict[str, Any] | None:
 def _masks(run: Run, order: Mapping[str, int]) -> dict[str, Any] | None:
     """Return pictures and capacity of an agent as they were at the end, if it offers any."""
     try:
-        cls = agent_class(str(run.content["agent_path"]))
-        if cls.pictures is Agent.pictures and cls.capacity is Agent.capacity:
+        if not _offers(str(run.content["agent_path"])):
             return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ClenvWarning)  # said when the run was made
@@ -319,6 +328,13 @@ def _masks(run: Run, order: Mapping[str, int]) -> dict[str, Any] | None:
         "pictures": pictures,
         "capacity": capacity,
     }
+
+
+@cache
+def _offers(path: str) -> bool:
+    """Return whether agents of a class have pictures or capacity to show."""
+    cls = agent_class(path)
+    return cls.pictures is not Agent.pictures or cls.capacity is not Agent.capacity
 
 
 # Unlearning

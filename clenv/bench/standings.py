@@ -38,7 +38,8 @@ class Standing:
         loss: Interquartile mean of its losses, which ranks.
         mean, median: Of the same.
         figures: Means over its finished runs, by name; nan if there are none.
-        counts: Number of runs by state; ``missing``: streams of others that it has no run of.
+        counts: Number of runs by state; ``missing``: not begun, of those that the suite asks
+            for; without a suite, of the streams of others.
         claims: Number of unlearning claims that were audited.
         failed_claims: Number of them that do not hold.
         versus: Against the best; None for the best itself.
@@ -86,13 +87,17 @@ def rank(bench: Bench, scenario: str | None = None) -> Ranking:
     """Rank the agents on one scenario; None: on all of them together."""
     streams = [stream for stream in bench.streams if scenario in {None, stream[0]}]
     runs = {(run.agent, run.stream): run for run in bench.of(scenario=scenario)}
-    agents = [agent for agent in bench.agents if any((agent, stream) in runs for stream in streams)]
+    wanted = {*bench.planned, *runs} if bench.planned else {(a, s) for a, _ in runs for s in streams}
+    agents = [agent for agent in bench.agents if any((agent, stream) in wanted for stream in streams)]
     losses = np.array([[_loss(runs.get((agent, stream))) for stream in streams] for agent in agents])
     if scenario is None:
         losses = relative_to_best(losses)
     strata = [label for label, _ in streams]
     values = dict(zip(agents, losses, strict=True))
-    standings = [_standing(agent, values[agent], strata, [runs.get((agent, s)) for s in streams]) for agent in agents]
+    standings = [
+        _standing(agent, values[agent], strata, [runs.get((agent, s)) for s in streams if (agent, s) in wanted])
+        for agent in agents
+    ]
     standings.sort(key=_order)
     ahead = standings[0].agent
     versus = {

@@ -63,7 +63,7 @@ def test_tasks_with_different_numbers_of_outputs_are_answered_on_their_own(make_
     env = world(tasks, schedule=(0, 1, 0, 1))
     agent = live(env, ER, capacity=100)
     x, slots = agent.buffer["x"], agent.buffer["task"].tolist()
-    rows = list(range(len(slots)))
+    rows = torch.arange(len(slots))
     loss = agent.loss_on(agent.answers(x, slots), agent.buffer, rows)
     each = [
         F.cross_entropy(agent.predict(x[n : n + 1], slots[n])[:, : (2, 4)[slots[n]]], agent.buffer["y"][n : n + 1])

@@ -92,7 +92,7 @@ def test_no_step_goes_against_what_is_kept(make_tasks, cls, paradigm):
     while env.timeline.finished is None:
         twin = Finetune(env.stream_spec, hidden=(8,), optimizer="sgd", learning_rate=0.1)
         twin.enter(env._observation["task"] if paradigm == "task" else None)
-        buffer, kept = agent.buffer, list(range(agent.buffer.size))
+        buffer, kept = agent.buffer, torch.arange(agent.buffer.size)
         agent.enter(env._observation["task"])
         involved = agent.parameters(agent.heads)
         before = torch.cat([p.detach().flatten() for p in involved])
@@ -102,9 +102,8 @@ def test_no_step_goes_against_what_is_kept(make_tasks, cls, paradigm):
         plain = agent.gradient(loss, involved)
         segments = [kept] if cls is AGEM else []
         if cls is GEM:
-            numbers = buffer["segment"].tolist()
-            segments = [[row for row in kept if numbers[row] == n] for n in sorted(set(numbers))]
-        held = [agent.gradient_on(buffer, rows, involved) for rows in segments if rows]
+            segments = [kept[buffer["segment"] == n] for n in buffer["segment"].unique()]
+        held = [agent.gradient_on(buffer, rows, involved) for rows in segments if len(rows)]
         env.step(agent)
         step = (before - torch.cat([p.detach().flatten() for p in involved])) / 0.1
         assert own is agent.heads[agent.slot]

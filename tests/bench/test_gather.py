@@ -45,9 +45,9 @@ def test_a_run_of_its_own_and_a_folder_of_runs(played, tmp_path):
         for _ in clenv.run(env, agent, tmp_path / f"run-{lr}", seed=seed, progress=False, tensorboard=False):
             pass
     several = gather(tmp_path)
-    assert several.agents == ["tiny", "tiny (run-0.1)", "tiny (run-0.2)"]
+    assert several.agents == ["tiny (run-0.1)", "tiny (run-0.2)", "tiny"]
     assert several.name == tmp_path.name
-    assert several.runs[0].job["hyperparameters"]["lr"] == 0.3
+    assert several.runs[-1].job["hyperparameters"]["lr"] == 0.3
 
 
 def test_states(copied):

@@ -76,6 +76,7 @@ def eventful(played, tmp_path_factory):
         {"explode_at": 20},
         0,
     )
+    shutil.rmtree(place / "runs/far-tiny-lr=0.5-1")
     content = read(place / "runs/far-blind-1")
     (place / "runs/far-blind-1/run.json").write_text(json.dumps({**content, "state": "running"}))
     Audit([verdict(holds=False, reasons=["outputs of blob-0 changed"])]).save(place / "runs/near-tiny-0/audit.json")
@@ -147,7 +148,8 @@ def test_the_leaderboard_is_the_ranking(eventful, page):
     assert '<span class="badge failed">1 failed</span>' in table
     assert '<span class="badge diverged">1 diverged</span>' in table
     assert '<span class="badge unfinished">1 unfinished</span>' in table
-    assert '<span class="badge missing">3 missing</span>' in table
+    assert '<span class="badge missing">1 missing</span>' in table
+    assert "1 not begun" in page.text
 
 
 def test_every_run_has_its_section_and_its_command(eventful, page):
@@ -269,6 +271,21 @@ def test_names_cannot_break_the_page(tmp_path):
     assert page.all("details", class_="run")[0]["data-agent"] == label
     assert page.all("i") == [e for e in page.all("i") if e.get("class") == "key" or not e["text"]]
     assert any(label in e.get("aria-label", "") for e in page.all("svg"))
+
+
+def test_a_bench_that_has_hardly_begun(copied):
+    suite = json.loads((copied / "suite.json").read_text())
+    suite["runs"] += [{"agent": "late", "scenario": "later", "seed": seed} for seed in (0, 7)]
+    (copied / "suite.json").write_text(json.dumps(suite))
+    for run in sorted(copied.glob("runs/*"))[1:]:
+        shutil.rmtree(run)
+    page = Page(clenv.report(copied))
+    assert "13 not begun" in page.text
+    assert [e["data-scenario"] for e in page.all("details", class_="part")] == ["near", "far", "later"]
+    rows = {e["data-agent"]: e["text"] for e in page.all("tr") if e.get("data-scenario") == "later"}
+    assert list(rows) == ["late"]
+    assert "2 missing" in rows["late"]
+    assert [e["text"] for e in page.all("option")].count("7") == 1
 
 
 def test_wrong_folders_are_refused(tmp_path):

@@ -49,6 +49,12 @@ def make_bench(
             "agents": [{"agent": name, "label": label} for label, (name, _) in agents.items()],
             "seeds": list(seeds),
         },
+        "runs": [
+            {"agent": agent, "scenario": scenario, "seed": seed}
+            for seed in seeds
+            for scenario in scenarios
+            for agent in agents
+        ],
         "command": ["clenv", "bench", f"{folder.name}.toml"],
         "versions": {"clenv": "0.1.0", "python": "3.11"},
         "machine": {"processor": "a processor", "cores": 2},
