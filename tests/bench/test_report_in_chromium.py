@@ -179,6 +179,18 @@ def test_on_paper_everything_is_open_and_light(opened):
     assert run("return document.documentElement.dataset.theme") == "dark"
 
 
+def test_on_paper_nothing_is_cut_off(opened, browser):
+    run = opened(width=720)  # A4 between its margins
+    run("dispatchEvent(new Event('beforeprint'))")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    too_wide = (
+        "return [...document.querySelectorAll('table')].filter(t => t.getBoundingClientRect().right > 720).length"
+    )
+    assert run("return document.querySelectorAll('table').length") > 20
+    assert run(too_wide) == 0
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
 def test_every_picture_has_a_name_in_the_accessibility_tree(opened, browser):
     opened()
     nodes = browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
