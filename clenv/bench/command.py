@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from clenv.bench.play import run_folder
 from clenv.bench.report import leaderboard, report
 from clenv.bench.suite import Job
 from clenv.checkpoint import write_atomically
-from clenv.errors import SettingsError
+from clenv.errors import ClenvWarning, SettingsError
 from clenv.folder import Folder
 
 _LAST_LINES = 6  # of a traceback; all of it is in failure.json
@@ -125,7 +126,9 @@ def _draw(chosen: Plan, place: Path, over: Sequence[Job]) -> Path | None:
         return None
     paths = {run.path.name: run for run in gather(place).runs}
     losses = {job.agent: paths[job.key].score.losses for job in same}
-    env, _, _ = Folder.open(run_folder(place, same[0])).restore()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ClenvWarning)  # said before, when the suite was checked
+        env, _, _ = Folder.open(run_folder(place, same[0])).restore()
     figure = draw_stream(env, losses, title=f"{first.scenario}, seed {first.seed}")
     picture = place / "stream.png"
     write_atomically(picture, lambda file: figure.savefig(file, format="png", dpi=150))

@@ -218,8 +218,9 @@ def test_a_finished_run_is_audited_if_its_suite_asks_for_that(tmp_path):
     assert play(tmp_path, job)
     audit = tmp_path / "runs" / job.key / "audit.json"
     assert is_over(tmp_path, job)
-    (row,) = clenv.results(tmp_path).project("state, claims_checked, claims_failed").fetchall()
-    assert row == ("finished", len(clenv.Audit.load(audit)), 0)
+    (row,) = clenv.results(tmp_path).project("state, claims_checked").fetchall()
+    assert row[0] == "finished"
+    assert row[1] == len(clenv.Audit.load(audit)) > 0
     audit.unlink()
     steps = (audit.parent / "run.json").stat().st_mtime_ns
     assert not is_over(tmp_path, job)
