@@ -128,7 +128,7 @@ def test_engines_that_are_not_there_are_refused(monkeypatch):
 def unruly_suite(*deeds, audit=None, **limits):
     agents = [AgentEntry("unruly:Unruly", deed, {"deed": deed}) for deed in deeds]
     options = EvaluationOptions(tensorboard=False)
-    settings = {"requests": REQUESTS} if audit else {}
+    settings = {"requests": {"policy": "RandomRequests", "unlearn_rate": 0.1}} if audit else {}
     return Suite(
         (ScenarioEntry(BLOBS, "blobs", settings),),
         tuple(agents),
