@@ -97,7 +97,7 @@ class Anchored(Consolidating):
 class Estimation(Anchoring):
     """From how much importance is estimated; the base of the hyperparameters of learners that keep examples for it."""
 
-    examples: int | None = 128
+    examples: int | None = 64
     """Examples of the running segment that are kept until it ends, whole minibatches, evenly spread over it: at most
     this many, but two minibatches at least; None: all."""
 

@@ -24,7 +24,7 @@ from torch import Tensor
 import clenv
 
 PERIOD = 50  # minibatches a segment
-EXAMPLES = 128  # of a segment, from which importance is estimated
+EXAMPLES = 64  # of a segment, from which importance is estimated
 CAPACITY = 500  # of memories
 TARGET = 1.1
 NETWORKS = ((784, (256, 256)), (64, (100, 100)))
@@ -35,6 +35,9 @@ AGENTS: dict[str, tuple[dict[str, Any], float]] = {  # hyperparameters, and the 
     "si": ({"segments": "fixed", "period": PERIOD}, 2.0),
     "mas": ({"segments": "fixed", "period": PERIOD, "examples": EXAMPLES}, 2.0),
     "lwf": ({"segments": "fixed", "period": PERIOD}, 2.0),
+    "er": ({"capacity": CAPACITY}, 1.6),
+    "der": ({"capacity": CAPACITY, "alpha": 0.5}, 2.5),
+    "derpp": ({"capacity": CAPACITY, "alpha": 0.5, "beta": 0.5}, 2.5),
 }
 
 # The loops written by hand
@@ -192,6 +195,66 @@ class Distilled(Net):
             self.teacher = [p.detach().clone() for p in self.theta]
 
 
+class Replayed(Net):
+    """ER: kept examples are learned from with the minibatch, in one pass; memory by reservoir sampling."""
+
+    draws = 1
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.rng, self.seen = np.random.default_rng(0), 0
+        self.x = torch.zeros(CAPACITY, args[0])
+        self.y = torch.zeros(CAPACITY, dtype=torch.int64)
+        self.z = torch.zeros(CAPACITY, CLASSES)
+
+    def replayed(self, loss: Tensor, rows: list[Any], answers: list[Tensor]) -> Tensor:
+        """Return the loss with that of what is replayed."""
+        return 0.5 * loss + 0.5 * F.cross_entropy(answers[0], self.y[rows[0]])
+
+    def __call__(self) -> None:
+        """Take one step."""
+        x, y = next(self.stream)
+        size = min(self.seen, CAPACITY)
+        rows = [self.rng.choice(size, len(x), replace=False) for _ in range(self.draws)] if size else []
+        together = torch.cat([x, *(self.x[drawn] for drawn in rows)]) if rows else x
+        logits, *answers = self.answer(together, self.theta).split(len(x))
+        loss = self.score(logits, y)
+        if rows:
+            loss = self.replayed(loss, rows, answers)
+        self.update(list(torch.autograd.grad(loss, self.theta)))
+        self.insert(x, y, logits.detach())
+        self.steps += 1
+
+    def insert(self, x: Tensor, y: Tensor, z: Tensor) -> None:
+        """Let each example enter with probability capacity / n."""
+        numbers = self.seen + np.arange(1, len(x) + 1)
+        slots = np.where(numbers <= CAPACITY, numbers - 1, (self.rng.random(len(x)) * numbers).astype(np.int64))
+        enter = np.flatnonzero(slots < CAPACITY)
+        if len(enter):
+            last = dict(zip(slots[enter].tolist(), enter.tolist(), strict=True))
+            into, rows = list(last), list(last.values())
+            self.x[into], self.y[into], self.z[into] = x[rows], y[rows], z[rows]
+        self.seen += len(x)
+
+
+class Dark(Replayed):
+    """DER."""
+
+    def replayed(self, loss: Tensor, rows: list[Any], answers: list[Tensor]) -> Tensor:
+        """Return the loss with the distance to the kept answers."""
+        return loss + 0.5 * F.mse_loss(answers[0], self.z[rows[0]])
+
+
+class Darker(Dark):
+    """DER++."""
+
+    draws = 2
+
+    def replayed(self, loss: Tensor, rows: list[Any], answers: list[Tensor]) -> Tensor:
+        """Return the loss with the distance to the kept answers, and with that of a second draw."""
+        return super().replayed(loss, rows, answers) + 0.5 * F.cross_entropy(answers[1], self.y[rows[1]])
+
+
 BY_HAND: dict[str, type[Net]] = {
     "finetune": Net,
     "ewc-online": Pulled,
@@ -199,6 +262,9 @@ BY_HAND: dict[str, type[Net]] = {
     "si": Integrated,
     "mas": Sensitive,
     "lwf": Distilled,
+    "er": Replayed,
+    "der": Dark,
+    "derpp": Darker,
 }
 
 

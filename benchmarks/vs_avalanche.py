@@ -25,7 +25,7 @@ from clenv.avalanche import to_benchmark
 from clenv.rng import generator
 from clenv.table import table
 
-STEPS, TASKS, BATCH = 300, 5, 10
+STEPS, TASKS, BATCH = 200, 5, 10
 HIDDEN = (100, 100)
 RATE = 1e-3
 MEMORY = 200
