@@ -1,4 +1,4 @@
-# make demo: three agents on the same stream, a table and a picture. make test: the whole test suite.
+# make demo: agents of several kinds on the same streams, a leaderboard and a picture. make test: the whole test suite.
 # Each makes .venv and installs what it needs; nothing else is asked for but Python 3.11+ and make.
 
 PYTHON ?= python3
@@ -15,7 +15,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PI
 .PHONY: demo test lint
 
 demo: .venv/.installed
-	$(BIN)/clenv demo
+	$(BIN)/clenv bench demo
 
 test: .venv/.installed
 	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup $(ARGS)

@@ -295,6 +295,10 @@ class Balanced(Memory):
         self.draws = Draws(*key)
         self._spec = spec
 
+    def _labels(self) -> list[int]:
+        """Return the class of each row."""
+        return self._classes({"y": self["y"], "task": self["task"]}, self.size)
+
     def _classes(self, examples: Examples, count: int) -> list[int]:
         y, task = examples["y"], examples["task"]
         assert isinstance(y, Tensor)  # for the type checker
@@ -326,15 +330,20 @@ class Balanced(Memory):
         """Keep these rows, in this order, and overwrite all others."""
         super().keep(rows)
         self.slots = {}
-        for slot, label in enumerate(self._classes(self.contents(), self.size)):
+        for slot, label in enumerate(self._labels()):
             self.slots.setdefault(label, []).append(slot)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as plain containers and tensors."""
-        return {**super().state_dict(), "slots": dict(self.slots), **self.draws.state_dict()}
+        order = torch.zeros(self.capacity, dtype=torch.int64)
+        order[: self.size] = torch.tensor([slot for slots in self.slots.values() for slot in slots])
+        return {**super().state_dict(), "classes": list(self.slots), "order": order, **self.draws.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         super().load_state_dict(state)
-        self.slots = {label: list(slots) for label, slots in state["slots"].items()}
+        labels = self._labels()
+        self.slots = {label: [] for label in state["classes"]}
+        for slot in state["order"][: self.size].tolist():
+            self.slots[labels[slot]].append(slot)
         self.draws.load_state_dict(state)

@@ -2,6 +2,7 @@
 
 from clenv.agent import Agent, NoHyperparameters, Outcome
 from clenv.bench.report import report
+from clenv.bench.results import results
 from clenv.env import ContinualEnv
 from clenv.errors import (
     CapabilityError,
@@ -75,6 +76,7 @@ __all__ = [
     "register",
     "register_agent",
     "report",
+    "results",
     "resume",
     "run",
     "scenario_ids",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from clenv.agent import Agent
 from clenv.env import ContinualEnv
@@ -92,7 +93,12 @@ class Board:
             name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in told.items()
         }
         scores = {f"score/{name}": value for name, value in summary(self._env).items() if value == value}
-        self._writer.add_hparams(simple, scores, run_name=".", global_step=self._env.score.steps)
+        # The first of the three would fix the columns for all runs beside this one; without it they are gathered.
+        _, *session = hparams(simple, scores)
+        for part in session:
+            self._writer.file_writer.add_summary(part, self._env.score.steps)
+        for name, value in scores.items():
+            self._writer.add_scalar(name, value, self._env.score.steps)
 
     def close(self) -> None:
         """Close the log."""

@@ -1,4 +1,4 @@
-"""The command ``clenv``: list, run, resume, audit, report, compare, check, demo.
+"""The command ``clenv``: list, run, resume, audit, report, compare, check, bench.
 
 Options and their help come from what they set: the fields of `Settings` and of the agent's hyperparameters, and the
 arguments of `clenv.run` and of the scenario's factory.
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "report": _report,
             "compare": _compare,
             "check": _check,
-            "demo": _demo,
+            "bench": _bench,
         }
         for name, command in commands.items():
             app.command(name=name)(command)
@@ -350,7 +350,7 @@ def _compare(
     return 0
 
 
-# check and demo
+# check and bench
 
 
 def _check(kind: tyro.conf.Positional[Literal["agent", "scenario"]], target: tyro.conf.Positional[str]) -> int:
@@ -379,17 +379,30 @@ def _check(kind: tyro.conf.Positional[Literal["agent", "scenario"]], target: tyr
     return 1 if failed else 0
 
 
-def _demo(folder: str | None = None, processes: int = 2) -> int:
-    """See agents learn, return to, and unlearn real tasks, in about a minute.
+def _bench(
+    suite: tyro.conf.Positional[str | None] = None,
+    folder: str | None = None,
+    engine: Literal["local", "ray", "slurm"] = "local",
+    processes: int | None = None,
+    seeds: tuple[int, ...] | None = None,
+    only: tuple[str, ...] = ("*",),
+    engine_options: tuple[str, ...] = (),
+) -> int:
+    """Play every agent of a suite on every scenario with every seed; runs that are over are not played again.
 
     Args:
-        folder: Where everything goes, a new or empty folder; None: a new one in runs/, named by date and time.
-        processes: Runs played at a time, each in a process of its own; 1: one after the other in this one.
+        suite: Name of a suite that comes with clenv (demo, standard, clpu, paper-...), or a file: NAME.toml, or NAME.py
+            that defines suite. None: that of the folder.
+        folder: Where everything goes; None: runs/ and the suite's name.
+        engine: Who plays: processes of this machine, a Ray cluster, or Slurm.
+        processes: Runs played at a time; None: as many as there are cores.
+        seeds: Seeds instead of the suite's.
+        only: Play only runs whose key matches, * stands for anything.
+        engine_options: KEY=VALUE, e.g. slurm_partition=gpu or address=auto; see clenv.bench.engines.
     """
-    from clenv.demo import demo
+    from clenv.bench.command import run_bench
 
-    demo(folder, processes=processes)
-    return 0
+    return run_bench(suite, folder, engine=engine, processes=processes, seeds=seeds, only=only, options=engine_options)
 
 
 # Options that have no plain type

@@ -65,7 +65,7 @@ def test_help_comes_from_what_the_options_set(clenv_command):
         assert about in words
 
 
-@pytest.mark.parametrize("words", [[], ["list"], ["run"], ["resume"], ["audit"], ["check"], ["demo"]])
+@pytest.mark.parametrize("words", [[], ["list"], ["run"], ["resume"], ["audit"], ["check"], ["bench"]])
 def test_every_command_has_help(clenv_command, words):
     code, out, _ = clenv_command(*words, "--help")
     assert code == 0
@@ -161,7 +161,7 @@ BAD = [
     (["resume", "taken"], "holds no run"),
     (["check", "robot", "tiny"], "robot"),
     (["check", "agent", "tinny"], "Did you mean 'tiny'?"),
-    (["demo", "--folder", "taken"], "not an empty folder"),
+    (["bench", "--folder", "taken"], "holds no bench"),
     (["fly"], "fly"),
 ]
 

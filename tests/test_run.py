@@ -435,6 +435,27 @@ def test_tensorboard_shows_curves_events_pictures_and_hyperparameters(tmp_path):
     assert told.count("- step") == len(events)
 
 
+def test_tensorboard_compares_runs_of_different_agents(tmp_path):
+    from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+    from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+    from tensorboard.context import RequestContext
+    from tensorboard.plugins.base_plugin import TBContext
+    from tensorboard.plugins.hparams.backend_context import Context
+
+    finish(tmp_path / "one", steps=20, hyperparameters={"lr": 0.2})
+    finish(tmp_path / "other", steps=20, agent="blind-last")
+    runs = EventMultiplexer().AddRunsFromDirectory(str(tmp_path))
+    runs.Reload()
+    context = Context(TBContext(data_provider=MultiplexerDataProvider(runs, str(tmp_path))))
+    request = RequestContext()
+    experiment = context.experiment_from_metadata(request, "", True, context.hparams_metadata(request, ""), [])
+    columns = {column.name for column in experiment.hparam_infos}
+    assert {"agent", "agent.lr", "seed", "horizon"} <= columns
+    agents = next(column for column in experiment.hparam_infos if column.name == "agent")
+    assert sorted(value.string_value for value in agents.domain_discrete.values) == ["blind-last", "tiny"]
+    assert "score/cumulative_loss" in {metric.name.tag for metric in experiment.metric_infos}
+
+
 @pytest.mark.parametrize("checkpoint", [0, 25])
 def test_tensorboard_forgets_what_lies_beyond_the_checkpoint(tmp_path, monkeypatch, tiny_world, checkpoint):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

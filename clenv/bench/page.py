@@ -378,7 +378,7 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
         "relearning": ", ".join(faster) or "-",
         "difference": number(verdict.accuracy_difference),
         "seconds": math.nan if verdict.cost is None else verdict.cost.seconds,
-        "retrain": math.nan if verdict.cost is None else verdict.cost.retrain_seconds,
+        "retraining": math.nan if verdict.cost is None else verdict.cost.retrain_seconds,
     }
 
 

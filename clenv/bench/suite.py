@@ -26,6 +26,7 @@ from clenv.agent import Agent
 from clenv.bench.lines import Place, key_lines, line_of
 from clenv.env import ContinualEnv
 from clenv.errors import ClenvError, SettingsError, nearest
+from clenv.evaluation.masks import FeatureMask
 from clenv.registry import agent_class, factory_arguments, make, make_agent, scenario_factory
 from clenv.requests import Requests, requests_to_plain
 from clenv.settings import Settings, changes_from_plain, changes_to_plain
@@ -96,6 +97,16 @@ class EvaluationOptions:
 
 
 @dataclass(frozen=True)
+class AuditOptions:
+    """Whether and how claims of unlearning are audited once a run is over, as in `clenv.audit`."""
+
+    at: Literal["never", "each", "end"] = "never"
+    """Judge each request by the agent right after it, or all of them together at the end of the stream."""
+    mask: FeatureMask = "own"
+    """Through which mask the features of mask-based agents are read."""
+
+
+@dataclass(frozen=True)
 class Limits:
     """What a run may take; one that takes more is ended and counts as failed."""
 
@@ -123,8 +134,10 @@ class Suite:
     """Settings of every scenario, where it has none of its own."""
     evaluation: EvaluationOptions = EvaluationOptions()
     """Options of every run."""
+    audit: AuditOptions = AuditOptions()
+    """How claims of unlearning are audited."""
     limits: Limits = Limits()
-    """What a run may take."""
+    """What a run may take, and its audit once more."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +155,9 @@ class Job:
         hyperparameters: Its hyperparameters, where they are not the defaults.
         seed: Seed of the stream and of the agent.
         evaluation: Options of the run.
+        audit: How it is audited.
         limits: What it may take.
+        steps: Steps until it is over; None: nobody knows.
         command: How to play this run alone.
     """
 
@@ -156,8 +171,10 @@ class Job:
     hyperparameters: Mapping[str, Any]
     seed: int
     evaluation: EvaluationOptions
+    audit: AuditOptions
     limits: Limits
-    command: str = ""
+    steps: int | None
+    command: str
 
 
 def suite_names() -> list[str]:
@@ -225,7 +242,7 @@ def jobs(suite: Suite, *, source: str = "SUITE") -> list[Job]:
             if scenario.only is None or agent.group in scenario.only:
                 with _placed(agent.place, agent.tables, f"on {scenario.label}: "):
                     learner = make_agent(agent.name, env, **changes_from_plain(agent.values))
-                    cells.append((scenario, agent, _identity(suite, env, learner)))
+                    cells.append((scenario, agent, _identity(suite, env, learner), _steps(suite, env)))
     return [_job(suite, *cell, seed=seed, source=source) for seed in suite.seeds for cell in cells]
 
 
@@ -560,7 +577,26 @@ def _identity(suite: Suite, env: ContinualEnv, agent: Agent) -> list[Any]:
     ]
 
 
-def _job(suite: Suite, scenario: _Choice, agent: _Choice, identity: list[Any], *, seed: int, source: str) -> Job:
+def _steps(suite: Suite, env: ContinualEnv) -> int | None:
+    """Return how many steps a run has at most; None: without end."""
+    settings = env.settings
+    policy = settings.requests
+    schedule = settings.schedule or (None if policy is None else policy.schedule)
+    scheduled = None if schedule is None else len(schedule) * settings.round_length
+    ends = [settings.horizon, suite.evaluation.steps, scheduled]
+    return min((end for end in ends if end is not None), default=None)
+
+
+def _job(
+    suite: Suite,
+    scenario: _Choice,
+    agent: _Choice,
+    identity: list[Any],
+    steps: int | None,
+    *,
+    seed: int,
+    source: str,
+) -> Job:
     digest = hashlib.blake2b(json.dumps([*identity, seed], sort_keys=True).encode(), digest_size=5).hexdigest()
     words = [re.sub(r"[^A-Za-z0-9.=_]+", "-", word).strip("-.")[:60] for word in (scenario.label, agent.label)]
     key = f"{words[0]}-{words[1]}-{seed}-{digest}"
@@ -575,6 +611,8 @@ def _job(suite: Suite, scenario: _Choice, agent: _Choice, identity: list[Any], *
         hyperparameters=agent.values,
         seed=seed,
         evaluation=suite.evaluation,
+        audit=suite.audit,
         limits=suite.limits,
+        steps=steps,
         command=f"clenv bench {shlex.quote(source)} --seeds {seed} --only {key}",
     )

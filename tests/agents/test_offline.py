@@ -57,6 +57,18 @@ def test_a_balanced_memory_is_the_greedy_one(make_tasks):
         assert capacity < 12 or sizes == [4, 4, 4]
 
 
+def test_a_balanced_memory_goes_on_from_its_state(make_tasks):
+    spec = world(make_tasks(3), paradigm="class").stream_spec
+    one, two = (Balanced(spec, 7, CPU, 0, "test") for _ in range(2))
+    one.insert(examples([0] * 7 + [1, 1, 2, 2, 2]))
+    two.load_state_dict({**one.state_dict(), "columns": {name: c.clone() for name, c in one.columns.items()}})
+    assert two.slots == one.slots
+    for memory in (one, two):
+        memory.insert(examples([3, 4, 3, 4, 5]))
+    assert torch.equal(one["x"], two["x"])
+    assert one.slots == two.slots
+
+
 def test_classes_of_different_tasks_are_balanced_where_they_have_heads(make_tasks):
     agent = live(world(make_tasks(3), schedule=(0, 0, 0, 1, 2)), GDumb, capacity=18, epochs=1)
     assert sorted(agent.kept["task"].tolist()) == [0] * 6 + [1] * 6 + [2] * 6
