@@ -5,10 +5,14 @@ import math
 import pytest
 import torch
 
+import clenv
+from clenv.env import ContinualEnv
 from clenv.errors import DataError
 from clenv.evaluation.distances import jensen_shannon
 from clenv.evaluation.groups import acc_and_fm, group_comparison
+from clenv.requests import Script, unlearn
 from clenv.rng import torch_generator
+from clenv.settings import Settings
 
 FORGOTTEN = [(2,), (4,)]
 
@@ -114,3 +118,33 @@ def test_acc_and_fm_by_hand():
     assert acc == pytest.approx((0.9 + 0.8 + 0.7 + 0.6 + 0.6 + 0.9) / 6)
     assert fm == pytest.approx((0 + 0.1 + 0 + 0.3 + 0.3 + 0) / 6)
     assert all(math.isnan(value) for value in acc_and_fm([]))
+
+
+def answers(env, agent):
+    """Play to the end, and return the logits on the test set of the forgotten task."""
+    while env.timeline.finished is None:
+        env.step(agent)
+    return [{1: agent.predict(env.tasks[1].test.x, 1)}]
+
+
+@pytest.mark.parametrize(("name", "exact"), [("independent", True), ("clpu-derpp", True), ("ewc", False)])
+def test_exact_agents_differ_across_seeds_as_their_references_do(make_tasks, name, exact):
+    """AJSD of two seeds is IJSD of the two, and of one seed it is 0."""
+    references, unlearned = [], []
+    for seed in range(3):
+        settings = Settings(batch_size=4, round_length=8, schedule=(0, 1, 2), requests=Script((unlearn(1, step=20),)))
+        env = ContinualEnv(make_tasks(3), settings)
+        env.reset(seed=seed)
+        unlearned.append(answers(env, clenv.make_agent(name, env, seed=seed, hidden=(8,))))
+        replay = env.replay(env.timeline.unlearned_visits)
+        replay.reset()
+        references.append(answers(replay, clenv.make_agent(name, replay, seed=seed, hidden=(8,))))
+    found = group_comparison(references, unlearned, [(1,)])
+    by_hand = [
+        js(references[min(i, j)][0][1], references[max(i, j)][0][1]) if i != j else 0.0
+        for i in range(3)
+        for j in range(3)
+    ]
+    assert (list(found.ajsd) == by_hand) == exact
+    assert min(found.ijsd) > 0
+    assert found.irr == 1 or not exact
