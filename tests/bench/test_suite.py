@@ -237,6 +237,7 @@ def fashion(tmp_path_factory):
     return write_fashion_mnist(tmp_path_factory.mktemp("fashion"))
 
 
+@pytest.mark.filterwarnings("ignore::clenv.errors.ClenvWarning")  # what the bridge repairs, it says
 @pytest.mark.parametrize("name", suite_names())
 def test_the_suites_of_this_package_can_be_made(name, fashion, monkeypatch):
     monkeypatch.setenv("CLENV_DATA", str(fashion))
@@ -245,6 +246,7 @@ def test_the_suites_of_this_package_can_be_made(name, fashion, monkeypatch):
     assert suite.about
 
 
+@pytest.mark.filterwarnings("ignore::clenv.errors.ClenvWarning")  # what the bridge repairs, it says
 def test_the_demo_tells_its_story():
     """On every one of its streams a task returns several times, one becomes permanent, and two are unlearned."""
     suite, found = load("demo")
