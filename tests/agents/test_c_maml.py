@@ -303,23 +303,26 @@ def test_hyperparameters_out_of_range_are_refused(options):
 
 
 def test_on_the_published_stream_it_beats_online_adam_on_every_seed():
-    """The ceiling at alpha = .9: no learner beats chance on the first minibatch after a switch."""
+    """Five paired seeds. The ceiling at alpha = .9: nobody beats chance on the first minibatch after a switch."""
     online_adam = "finetune", {"learning_rate": 0.005, "hidden": (64,)}
     c_maml = "c-maml", {"inner_steps": 3, "hidden": (64,)}
 
-    def play(name, options, alpha=0.9):
+    def play(name, options, alpha=0.9, seeds=5, steps=1000):
         runs = []
-        for seed in range(3):
+        for seed in range(seeds):
             modes = {"digits": (1.0, tuple(range(10)))}
-            env = clenv.make("clenv/OsakaEpisodic-v0", modes=modes, alpha=alpha, horizon=300)
+            env = clenv.make("clenv/OsakaEpisodic-v0", modes=modes, alpha=alpha, horizon=steps)
             env.reset(seed=seed)
             finish(env, clenv.make_agent(name, env, seed=seed, **options))
             runs.append(env.score.accuracy)
         return runs
 
     mine, plain = play(*c_maml), play(*online_adam)
-    assert all(a > b + 0.1 for a, b in zip(mine, plain, strict=True))
-    assert mean(play(*online_adam, alpha=0.5)) < mean(plain)
-    assert max(mine) < 0.92 + 3 * (0.8**2 * 0.9 * 0.1 / 300) ** 0.5
+    assert min(mine) > 0.80
+    assert max(plain) < 0.35
+    assert all(a > b for a, b in zip(mine, plain, strict=True))
+    rarely, often = (mean(play(*online_adam, alpha=alpha, seeds=2)) for alpha in (0.5, 0.98))
+    assert rarely < mean(plain) < often
+    assert max(mine) < 0.92 + 3 * (0.8**2 * 0.9 * 0.1 / 1000) ** 0.5
     for blind in ("blind-last", "blind-task"):
-        assert play(blind, {}) == [pytest.approx(0.2)] * 3
+        assert play(blind, {}, seeds=1) == [pytest.approx(0.2)]
