@@ -1,16 +1,19 @@
 """What a bench costs beside its runs: 500 short ones in one worker process, against a plain loop over the same runs.
 
 Prints the time of a run with and without the bench, and the memory of the bench's process on the way and at the end.
-Both sides write the same files; the worker's start is told apart. Run it by ``python benchmarks/bench_engine.py``.
+Each side plays in a worker process of its own, in turns, so that the bench's process holds nothing but the bench. Both
+write the same files; the worker's start is told apart. Run it by ``python benchmarks/bench_engine.py``.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import resource
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import clenv
@@ -26,13 +29,15 @@ def resident() -> float:
     return pages * resource.getpagesize() / 1e6
 
 
-def by_hand(folder: Path, job: Job) -> None:
-    """Play a run without a bench."""
+def by_hand(folder: Path, job: Job) -> float:
+    """Play a run without a bench, and return the seconds it took."""
+    begun = time.perf_counter()
     env = clenv.make(job.scenario_id, **job.settings)
     agent = clenv.make_agent(job.agent_name, env, seed=job.seed)
     options = {"tensorboard": False, "progress": False}
     for _ in clenv.run(env, agent, folder / job.key, seed=job.seed, steps=job.evaluation.steps, **options):
         pass
+    return time.perf_counter() - begun
 
 
 def main() -> None:
@@ -49,19 +54,18 @@ def main() -> None:
     )
     jobs = plan(suite).jobs
     print(f"{len(jobs)} runs of {arguments.steps} steps on {os.cpu_count()} cores")
-    with tempfile.TemporaryDirectory() as name:
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as name, ProcessPoolExecutor(1, mp_context=context) as other:
         folder = Path(name)
         hand, played = [], []
         memory = {}
-        by_hand(folder / "warm-up", jobs[0])
+        other.submit(by_hand, folder / "warm-up", jobs[0]).result()
         engine = make_engine("local", 1).play(folder, jobs)
         begun = time.perf_counter()
         for number, job in enumerate(jobs, 1):  # side by side, so that both meet the same machine
             next(engine)
             played.append(time.perf_counter() - begun)
-            begun = time.perf_counter()
-            by_hand(folder / "by-hand", job)
-            hand.append(time.perf_counter() - begun)
+            hand.append(other.submit(by_hand, folder / "by-hand", job).result())
             begun = time.perf_counter()
             if number in (len(jobs) // 5, len(jobs)):
                 memory[number] = resident()

@@ -1,11 +1,12 @@
-"""Files that are whole or absent: atomic writes, and checkpoints of plain containers and tensors."""
+"""Files that are whole or absent: atomic writes, checkpoints of plain containers and tensors, numbers for JSON."""
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,3 +55,14 @@ def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of this version of clenv: expected {_FORMAT!r}")
     return state
+
+
+def finite(value: Any) -> Any:
+    """Replace numbers that JSON does not know by null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import platform
 import shutil
@@ -101,7 +100,7 @@ class Folder:
             "tasks": [task.id for task in env.tasks],
             "summary": summary(env),
         }
-        text = json.dumps(_finite({**self.header, **progress}), indent=2, allow_nan=False) + "\n"
+        text = json.dumps(checkpoint.finite({**self.header, **progress}), indent=2, allow_nan=False) + "\n"
         checkpoint.write_atomically(self.path / "run.json", lambda file: file.write_text(text))
 
     def _tables(self, env: ContinualEnv) -> None:
@@ -119,7 +118,7 @@ class Folder:
             self._lines(f"{name}.jsonl", lines)
 
     def _lines(self, name: str, lines: Iterable[Mapping[str, Any]]) -> None:
-        text = "".join(json.dumps(_finite(line), allow_nan=False) + "\n" for line in lines)
+        text = "".join(json.dumps(checkpoint.finite(line), allow_nan=False) + "\n" for line in lines)
         checkpoint.write_atomically(self.path / name, lambda file: file.write_text(text))
 
     @property
@@ -279,14 +278,3 @@ def write_parquet(file: Path, columns: Mapping[str, NDArray[Any]]) -> None:
     with duckdb.connect(":memory:", config={"threads": 1}) as database:
         database.register("columns", plain)
         database.table("columns").project(chosen).write_parquet(str(file))
-
-
-def _finite(value: Any) -> Any:
-    """Replace numbers that JSON does not know by null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from clenv.checkpoint import write_atomically
+from clenv.checkpoint import finite, write_atomically
 from clenv.errors import CheckpointError
+from clenv.evaluation.distances import gap_closed
 from clenv.evaluation.relearning import Relearning
 from clenv.events import Exactness
 
@@ -36,7 +37,7 @@ class Gap:
     @property
     def closed(self) -> float:
         """Share of the gap that unlearning closed: ``1 - main / nothing``; nan if there was none."""
-        return 1 - self.main / self.nothing if self.nothing > 0 else math.nan
+        return gap_closed(self.main, self.nothing)
 
 
 @dataclass(frozen=True)
@@ -170,14 +171,14 @@ class Verdict:
 
     def to_plain(self) -> dict[str, Any]:
         """Return the verdict as JSON knows it: levels by name, None for what is undefined, ``closed`` in each gap."""
-        plain: dict[str, Any] = _plain(
+        plain: dict[str, Any] = finite(
             {**asdict(self), "claimed": self.claimed.name, "measured": self.measured.name},
         )
         for part in ("distances", "distances_all"):
             for name, gap in getattr(self, part).items():
-                plain[part][name]["closed"] = _plain(gap.closed)
+                plain[part][name]["closed"] = finite(gap.closed)
         if self.parameters is not None:
-            plain["parameters"]["closed"] = _plain(self.parameters.closed)
+            plain["parameters"]["closed"] = finite(self.parameters.closed)
         return plain
 
     @classmethod
@@ -259,16 +260,6 @@ class Audit(Sequence[Verdict]):
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise CheckpointError(f"{path} was not written by this version of clenv: expected format {FORMAT!r}")
         return cls([Verdict.from_plain(plain) for plain in content["verdicts"]])
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
 
 
 def _attack(plain: Mapping[str, Any]) -> dict[str, Any]:
