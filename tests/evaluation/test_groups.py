@@ -127,18 +127,29 @@ def answers(env, agent):
     return [{1: agent.predict(env.tasks[1].test.x, 1)}]
 
 
-@pytest.mark.parametrize(("name", "exact"), [("independent", True), ("clpu-derpp", True), ("ewc", False)])
-def test_exact_agents_differ_across_seeds_as_their_references_do(make_tasks, name, exact):
+SMALL = {"hidden": (8,)}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "exact"),
+    [
+        ("independent", SMALL, True),
+        ("clpu-derpp", SMALL, True),
+        ("checkpoint-replay", {"options": ("hidden=[8]",)}, True),
+        ("ewc", SMALL, False),
+    ],
+)
+def test_exact_agents_differ_across_seeds_as_their_references_do(make_tasks, name, options, exact):
     """AJSD of two seeds is IJSD of the two, and of one seed it is 0."""
     references, unlearned = [], []
     for seed in range(3):
         settings = Settings(batch_size=4, round_length=8, schedule=(0, 1, 2), requests=Script((unlearn(1, step=20),)))
         env = ContinualEnv(make_tasks(3), settings)
         env.reset(seed=seed)
-        unlearned.append(answers(env, clenv.make_agent(name, env, seed=seed, hidden=(8,))))
+        unlearned.append(answers(env, clenv.make_agent(name, env, seed=seed, **options)))
         replay = env.replay(env.timeline.unlearned_visits)
         replay.reset()
-        references.append(answers(replay, clenv.make_agent(name, replay, seed=seed, hidden=(8,))))
+        references.append(answers(replay, clenv.make_agent(name, replay, seed=seed, **options)))
     found = group_comparison(references, unlearned, [(1,)])
     by_hand = [
         js(references[min(i, j)][0][1], references[max(i, j)][0][1]) if i != j else 0.0
