@@ -29,7 +29,7 @@ from .backbone import Architecture
 from .learning import loss_of
 from .masking import InnerLearner, Phi, Theta, make_mask
 
-_KEPT = 100  # minibatches of the pre-training phase from which what is to be remembered is drawn
+_KEPT = 2000  # examples of the pre-training phase from which what is to be remembered is drawn
 
 
 class Minibatch(NamedTuple):
@@ -44,6 +44,17 @@ class Minibatch(NamedTuple):
     x: Tensor
     y: Tensor
     outputs: int
+
+
+def joined(batches: Sequence[Minibatch]) -> list[Minibatch]:
+    """Return minibatches of which as many columns count as one."""
+    alike: dict[int, list[Minibatch]] = {}
+    for batch in batches:
+        alike.setdefault(batch.outputs, []).append(batch)
+    return [
+        Minibatch(torch.cat([b.x for b in some]), torch.cat([b.y for b in some]), outputs)
+        for outputs, some in alike.items()
+    ]
 
 
 class ANML(Agent):
@@ -109,7 +120,9 @@ class ANML(Agent):
         hyper = self._hyper
         backbone = hyper.build(spec.input_shape)
         gates = make_mask(hyper.gates, math.prod(spec.input_shape), backbone.features)
-        self._learner = InnerLearner(backbone, gates, hyper.inner_rate, 1, first_order=hyper.first_order)
+        self._learner = InnerLearner(
+            backbone, gates, hyper.inner_rate, 1, head_only=hyper.inner == "head", first_order=hyper.first_order
+        )
         drawn = gates.initial(self.generator("phi"))
         self.phi = {name: nn.Parameter(value.to(self._device)) for name, value in drawn.items()}
         first = self._learner.initial(spec.output_size, self.generator("start"))
@@ -146,11 +159,7 @@ class ANML(Agent):
     def features(self, x: Tensor, task: int | None = None) -> Tensor:
         """Return the gated activations of the last hidden layer."""
         del task
-        return self._gated(self._values, self.theta, x)
-
-    def _gated(self, phi: Phi, theta: Theta, x: Tensor) -> Tensor:
-        h = self._learner.hidden(theta, x)
-        return h * self._learner.mask(phi, (), x, h)
+        return self._learner.features(self._values, (), self.theta, x)
 
     # Learning
 
@@ -165,11 +174,7 @@ class ANML(Agent):
         return None
 
     def _inner_step(self, phi: Phi, theta: Theta, batch: Minibatch) -> Theta:
-        moved = self._learner.step(theta, phi, (), batch.x, batch.y, batch.outputs).theta
-        if self._hyper.inner == "all":
-            return moved
-        head = 2 * len(self._learner.backbone.layers)
-        return (*theta[:head], *moved[head:])
+        return self._learner.step(theta, phi, (), batch.x, batch.y, batch.outputs).theta
 
     def _begin(self, step: int) -> None:
         """Let the stream begin: a new output layer, and nothing of the pre-training phase but what was learned."""
@@ -180,7 +185,7 @@ class ANML(Agent):
     def _redrawn(self, theta: Theta, classes: Tensor | None, *purpose: int | str) -> Theta:
         """Return the network with output units drawn anew; None: all of them."""
         drawn = self._learner.initial(self._spec.output_size, self.generator("head", *purpose))
-        head = 2 * len(self._learner.backbone.layers)
+        head = self._learner.head
         fresh = [values.to(self._device) for values in drawn[head:]]
         if classes is None:
             return (*theta[:head], *fresh)
@@ -220,9 +225,12 @@ class ANML(Agent):
         theta = self._redrawn(start, classes, self.seen)
         for batch in batches[: self._hyper.trajectory]:
             theta = self._inner_step(phi, theta, batch)
-        answers = [self._learner.output(theta, self._gated(phi, theta, batch.x)) for batch in batches]
-        losses = [loss_of(answer[:, : b.outputs], b.y) for answer, b in zip(answers, batches, strict=True)]
-        return torch.stack(losses).mean()
+        total = sum(len(batch.x) for batch in batches)
+        losses = []
+        for batch in joined(batches):
+            answers = self._learner.output(theta, self._learner.features(phi, (), theta, batch.x))
+            losses.append(loss_of(answers[:, : batch.outputs], batch.y) * len(batch.x) / total)
+        return torch.stack(losses).sum()
 
     def _remembered(self) -> list[Minibatch]:
         """Draw minibatches of what was kept of the pre-training phase."""
@@ -233,7 +241,7 @@ class ANML(Agent):
     def _keep(self, batch: Minibatch) -> None:
         """Let a minibatch take a random place among all seen; the first places are kept (reservoir sampling)."""
         place = self.seen
-        if place >= _KEPT:
+        if place >= max(1, _KEPT // self._spec.batch_size):
             place = int(torch.randint(self.seen + 1, (), generator=self.generator("keep", self.seen)))
         if place == len(self.kept):
             self.kept.append(batch)

@@ -20,6 +20,7 @@ from .learning import loss_of
 Phi = dict[str, Tensor]
 Theta = tuple[Tensor, ...]
 MaskKind = Literal["history", "input", "free", "none"]
+Masked = Literal["activations", "gradients", "both"]
 
 _THRESHOLD = 0.1  # smaller masks are 0
 _OPEN = 3.0  # first bias of a mask: sigmoid(3) = .95
@@ -63,7 +64,7 @@ class Mask(Protocol):
             h: Activations, shape ``(B, N)``.
 
         Returns:
-            Shape ``(B, N)``.
+            Shape ``(roles, B, N)``: what scales activations, or gradients, or both in this order.
         """
         ...
 
@@ -75,7 +76,13 @@ class HistoryMask:
     layer of 8; beside them their minimum, maximum and mean over units; of these mean, minimum and maximum over the
     batch; a GRU over the steps. Its state with the current activation, given likewise, through two layers gives the
     mask. The number of parameters does not depend on the number of units; permuted units have permuted masks.
+
+    Args:
+        roles: Masks of each unit.
     """
+
+    def __init__(self, roles: int = 1) -> None:
+        self._roles = roles
 
     def initial(self, generator: torch.Generator) -> Phi:
         """Draw weights by Glorot's normal law; biases are 0, but for that of the mask."""
@@ -84,11 +91,11 @@ class HistoryMask:
             "input": (12 * _FEATURES, 3 * _STATE),
             "recurrent": (_STATE, 3 * _STATE),
             "hidden": (_STATE + 2, _STATE),
-            "mask": (_STATE, 1),
+            "mask": (_STATE, self._roles),
         }
         phi = {name: glorot(shape, generator) for name, shape in shapes.items()}
         phi |= {f"{name} bias": torch.zeros(shape[1]) for name, shape in shapes.items()}
-        phi["mask bias"] = torch.full((1,), _OPEN)
+        phi["mask bias"] = torch.full((self._roles,), _OPEN)
         return phi
 
     def summary(self, phi: Phi, record: Record) -> Tensor:
@@ -109,7 +116,7 @@ class HistoryMask:
         now = torch.stack(_scaled(h), -1)
         f = torch.cat([s.expand(*h.shape, _STATE), now], -1)
         f = F.relu(f @ phi["hidden"] + phi["hidden bias"])
-        return _gate((f @ phi["mask"] + phi["mask bias"]).squeeze(-1))
+        return _gate((f @ phi["mask"] + phi["mask bias"]).movedim(-1, 0))
 
 
 class InputMask:
@@ -118,10 +125,12 @@ class InputMask:
     Args:
         inputs: Numbers in one input.
         units: Units that are masked.
+        roles: Masks of each unit.
     """
 
-    def __init__(self, inputs: int, units: int) -> None:
-        self._shapes = {"hidden": (inputs, _STATE), "mask": (_STATE, units)}
+    def __init__(self, inputs: int, units: int, roles: int = 1) -> None:
+        self._roles = roles
+        self._shapes = {"hidden": (inputs, _STATE), "mask": (_STATE, roles * units)}
 
     def initial(self, generator: torch.Generator) -> Phi:
         """Draw weights by Glorot's normal law; biases are 0, but for those of the masks."""
@@ -138,7 +147,7 @@ class InputMask:
         """Return masks; see `Mask`."""
         del past, h
         f = F.relu(x.flatten(1) @ phi["hidden"] + phi["hidden bias"])
-        return _gate(f @ phi["mask"] + phi["mask bias"])
+        return torch.stack(_gate(f @ phi["mask"] + phi["mask bias"]).chunk(self._roles, -1))
 
 
 class FreeMask:
@@ -146,16 +155,17 @@ class FreeMask:
 
     Args:
         units: Units that are masked.
+        roles: Masks of each unit.
         fixed: Whether masks are 1 instead, and nothing is learned.
     """
 
-    def __init__(self, units: int, *, fixed: bool = False) -> None:
-        self._units, self._fixed = units, fixed
+    def __init__(self, units: int, roles: int = 1, *, fixed: bool = False) -> None:
+        self._units, self._roles, self._fixed = units, roles, fixed
 
     def initial(self, generator: torch.Generator) -> Phi:
         """Return open masks."""
         del generator
-        return {} if self._fixed else {"mask bias": torch.full((self._units,), _OPEN)}
+        return {} if self._fixed else {"mask bias": torch.full((self._roles * self._units,), _OPEN)}
 
     def summary(self, phi: Phi, record: Record) -> Tensor:
         """Return nothing: the past is not read."""
@@ -165,14 +175,18 @@ class FreeMask:
     def __call__(self, phi: Phi, past: Sequence[Tensor], x: Tensor, h: Tensor) -> Tensor:
         """Return masks; see `Mask`."""
         del past, x
-        return torch.ones_like(h) if self._fixed else _gate(phi["mask bias"]).expand_as(h)
+        shape = (self._roles, *h.shape)
+        if self._fixed:
+            return h.new_ones(shape)
+        return _gate(phi["mask bias"]).view(self._roles, 1, self._units).expand(shape)
 
 
-def make_mask(kind: MaskKind, inputs: int, units: int) -> Mask:
-    """Return a mask of this kind; ``none``: all masks are 1."""
+def make_mask(kind: MaskKind, inputs: int, units: int, masked: Masked = "activations") -> Mask:
+    """Return a mask of this kind for what is to be masked; ``none``: all masks are 1."""
+    roles = 2 if masked == "both" else 1
     if kind == "history":
-        return HistoryMask()
-    return InputMask(inputs, units) if kind == "input" else FreeMask(units, fixed=kind == "none")
+        return HistoryMask(roles)
+    return InputMask(inputs, units, roles) if kind == "input" else FreeMask(units, roles, fixed=kind == "none")
 
 
 def glorot(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -189,9 +203,9 @@ def _scaled(v: Tensor) -> tuple[Tensor, Tensor]:
 
 def _gru(s: Tensor, inputs: Tensor, recurrent: Tensor) -> Tensor:
     """Return the next state of a gated recurrent unit (Cho et al., 2014); inputs of its gates side by side."""
-    (reset, update, new), (r, u, n) = inputs.chunk(3, -1), recurrent.chunk(3, -1)
-    keep = torch.sigmoid(update + u)
-    return keep * s + (1 - keep) * torch.tanh(new + torch.sigmoid(reset + r) * n)
+    (gates, new), (g, n) = (part.split_with_sizes((2 * _STATE, _STATE), -1) for part in (inputs, recurrent))
+    reset, keep = torch.sigmoid(gates + g).chunk(2, -1)
+    return torch.lerp(torch.tanh(new + reset * n), s, keep)
 
 
 def _gate(v: Tensor) -> Tensor:
@@ -207,7 +221,7 @@ class InnerStep(NamedTuple):
         theta: Updated parameters.
         loss: Loss before the update.
         record: What later masks may read of it.
-        masks: The masks of this step, detached, shape ``(B, N)``.
+        masks: The masks of this step, detached, shape ``(B, N)``; the first role's.
     """
 
     theta: Theta
@@ -228,6 +242,9 @@ class InnerLearner(NamedTuple):
         rate: Inner rate ``eta``.
         window: ``W``: how many steps a mask looks back.
         output_bias: Whether the output layer has a bias.
+        masked: Whether the mask scales activations, and with them the gradients; gradients alone; or there are two
+            masks, one for activations and one more for gradients (the note's author's later *backward mask*).
+        head_only: Whether the inner steps change the output layer alone.
         first_order: Whether inner gradients count as constants, so that masks earn no credit for what they do to
             learning.
     """
@@ -237,7 +254,14 @@ class InnerLearner(NamedTuple):
     rate: float
     window: int
     output_bias: bool = True
+    masked: Masked = "activations"
+    head_only: bool = False
     first_order: bool = False
+
+    @property
+    def head(self) -> int:
+        """Place in ``theta`` where the output layer begins."""
+        return 2 * len(self.backbone.layers)
 
     def initial(self, outputs: int, generator: torch.Generator) -> Theta:
         """Draw weights by Glorot's normal law; biases are 0."""
@@ -254,8 +278,18 @@ class InnerLearner(NamedTuple):
 
     def output(self, theta: Theta, z: Tensor) -> Tensor:
         """Return the answers from masked activations, shape ``(B, outputs)``."""
-        depth = len(self.backbone.layers)
-        return F.linear(z, *theta[2 * depth :])
+        return F.linear(z, *theta[self.head :])
+
+    def masks(self, phi: Phi, past: Sequence[Tensor], x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what scales activations, and what scales the gradients below besides; shape ``(B, N)`` each."""
+        values = self.mask(phi, past, x, h)
+        open_ = torch.ones_like(h)
+        return values[0] if self.masked != "gradients" else open_, values[-1] if self.masked != "activations" else open_
+
+    def features(self, phi: Phi, past: Sequence[Tensor], theta: Theta, x: Tensor) -> Tensor:
+        """Return the masked activations, shape ``(B, N)``."""
+        h = self.hidden(theta, x)
+        return h * self.masks(phi, past, x, h)[0]
 
     def past(self, phi: Phi, history: Sequence[Record]) -> list[Tensor]:
         """Return the summaries of the last ``W`` steps."""
@@ -279,21 +313,22 @@ class InnerLearner(NamedTuple):
             y: Targets.
             outputs: Columns of the answer that count; None: all.
         """
+        trunk, head = theta[: self.head], theta[self.head :]
+        h, backward, *_ = torch.func.vjp(lambda trunk: self.hidden(trunk, x), trunk)
+        m, b = self.masks(phi, past, x, h.detach())
+        z = h * m
 
-        def loss(theta: Theta, probe: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-            h = self.hidden(theta, x)
-            m = self.mask(phi, past, x, h.detach())
-            z = h * m
-            value = loss_of(self.output(theta, z + probe)[:, :outputs], y)
-            return value, (value, z, m)
+        def loss(head: Theta, z: Tensor) -> Tensor:
+            return loss_of(F.linear(z, *head)[:, :outputs], y)
 
-        probe = theta[0].new_zeros(len(x), self.backbone.features)  # its gradient is that of z
-        (gradients, g), (value, z, m) = torch.func.grad(loss, argnums=(0, 1), has_aux=True)(theta, probe)
+        (above, g), value = torch.func.grad_and_value(loss, argnums=(0, 1))(head, z)
+        below = tuple(torch.zeros_like(p) for p in trunk) if self.head_only else backward(g * m * b)[0]
+        gradients = (*below, *above)
         if self.first_order:
             gradients = tuple(gradient.detach() for gradient in gradients)
         moved = tuple(p - self.rate * gradient for p, gradient in zip(theta, gradients, strict=True))
-        record = Record(z.detach(), (len(x) * g).detach(), m.detach().mean(0))
-        return InnerStep(moved, value, record, m.detach())
+        shown = (m if self.masked != "gradients" else b).detach()
+        return InnerStep(moved, value, Record(z.detach(), (len(x) * g).detach(), shown.mean(0)), shown)
 
     def window_loss(
         self,

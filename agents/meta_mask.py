@@ -28,7 +28,7 @@ from clenv.events import Exactness, Receipt, UnlearnRequest, VisitBegin
 from clenv.settings import StreamSpec
 
 from .backbone import Architecture
-from .masking import InnerLearner, MaskKind, Record, Theta, clip, make_mask, meta_gradient
+from .masking import InnerLearner, Masked, MaskKind, Record, Theta, clip, make_mask, meta_gradient
 
 _CLIP = 1.0  # total norm of the meta gradient
 
@@ -66,6 +66,8 @@ class MetaMask(Agent):
         mask: MaskKind = "history"
         """What the mask network sees: recent activations and gradients, the input (as in ANML), nothing (one learned
         number a unit: a control); or no masks at all (the baseline)."""
+        masked: Masked = "activations"
+        """What masks scale: activations, and with them the gradients; gradients alone; or both, by two masks."""
         inner_rate: float = 0.1
         """Step size of the inner SGD, eta."""
         output_bias: bool = True
@@ -108,9 +110,15 @@ class MetaMask(Agent):
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
         hyper = self._hyper
         backbone = hyper.build(spec.input_shape)
-        mask = make_mask(hyper.mask, math.prod(spec.input_shape), backbone.features)
+        mask = make_mask(hyper.mask, math.prod(spec.input_shape), backbone.features, hyper.masked)
         self._learner = InnerLearner(
-            backbone, mask, hyper.inner_rate, hyper.window, output_bias=hyper.output_bias, first_order=hyper.first_order
+            backbone,
+            mask,
+            hyper.inner_rate,
+            hyper.window,
+            output_bias=hyper.output_bias,
+            masked=hyper.masked,
+            first_order=hyper.first_order,
         )
         self._meta_gradient = meta_gradient(self._learner)
         self.phi: dict[str, nn.Parameter] = {}
@@ -156,8 +164,8 @@ class MetaMask(Agent):
     def features(self, x: Tensor, task: int | None = None) -> Tensor:
         """Return the masked activations of the last hidden layer."""
         del task
-        phi, h = self._values, self._learner.hidden(self.theta, x)
-        return h * self._learner.mask(phi, self._learner.past(phi, self.history), x, h)
+        phi = self._values
+        return self._learner.features(phi, self._learner.past(phi, self.history), self.theta, x)
 
     def pictures(self) -> Mapping[str, Tensor]:
         """Return the masks of the last steps: a row a step, the oldest first, a column a unit."""

@@ -99,7 +99,7 @@ def by_hand(learner, versions, theta, history, batches):
     for phi, (x, y) in zip(versions, batches, strict=True):
         past = [learner.mask.summary(phi, record) for record in history[-learner.window :]]
         h = F.relu(F.linear(x, theta[0], theta[1]))
-        z = h * learner.mask(phi, past, x, h.detach())
+        z = h * learner.mask(phi, past, x, h.detach())[0]
         losses.append(F.cross_entropy(F.linear(z, *theta[2:]), y))
         *gradients, g = torch.autograd.grad(losses[-1], [*theta, z], create_graph=True)
         theta = [p - learner.rate * gradient for p, gradient in zip(theta, gradients, strict=True)]
