@@ -26,8 +26,8 @@ from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.settings import StreamSpec
 
 from .backbone import Architecture
-from .learning import loss_of
-from .masking import InnerLearner, Phi, Theta, make_mask
+from .learning import Learner, set_gradients
+from .masking import InnerLearner, Pass, Phi, Theta, make_mask
 
 _KEPT = 2000  # examples of the pre-training phase from which what is to be remembered is drawn
 
@@ -57,7 +57,7 @@ def joined(batches: Sequence[Minibatch]) -> list[Minibatch]:
     ]
 
 
-class ANML(Agent):
+class ANML(Learner):
     """Gates that depend on the input, over a network that learns by plain SGD.
 
     In the pre-training phase, every ``trajectory`` minibatches: the output units of their classes are drawn anew, the
@@ -133,6 +133,7 @@ class ANML(Agent):
         self.seen = 0
         self.since: int | None = None
         self.optimizer: torch.optim.Optimizer | None = self._make_optimizer()
+        self._pass: Pass | None = None
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.Adam([*self.phi.values(), *self.start], lr=self._hyper.meta_rate)
@@ -163,18 +164,31 @@ class ANML(Agent):
 
     # Learning
 
+    def enter(self, task: int | None) -> None:
+        """Do nothing: the method knows no tasks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Answer inputs, with the graph."""
+        self._pass = self._learner.answer(self.theta, self._values, (), x)
+        return self._pass.answers
+
+    def step(self, observation: Mapping[str, Any]) -> Tensor:
+        """Answer a minibatch; with the graph, if it will be learned from at once."""
+        return Agent.step(self, observation) if self.since is None else super().step(observation)
+
     def observe(self, outcome: Outcome) -> Mapping[str, float] | None:
         """Learn the stream by an inner step; in the pre-training phase, collect a trajectory and learn to learn it."""
-        batch = Minibatch(outcome.x, outcome.y, outcome.outputs)
-        if outcome.step < 0:
-            return self._meta_train(batch)
-        if self.since is None:
-            self._begin(outcome.step)
-        self.theta = tuple(p.detach() for p in self._inner_step(self._values, self.theta, batch))
-        return None
+        if outcome.step >= 0:
+            return super().observe(outcome)
+        figures = self._meta_train(Minibatch(outcome.x, outcome.y, outcome.outputs))
+        if outcome.step == -1:
+            self._begin(0)
+        return figures
 
-    def _inner_step(self, phi: Phi, theta: Theta, batch: Minibatch) -> Theta:
-        return self._learner.step(theta, phi, (), batch.x, batch.y, batch.outputs).theta
+    def learn(self, loss: Tensor) -> None:
+        """Take an inner step."""
+        assert self._pass is not None  # for the type checker: `forward` came before
+        self.theta, self._pass = self._learner.update(self._pass, loss).theta, None
 
     def _begin(self, step: int) -> None:
         """Let the stream begin: a new output layer, and nothing of the pre-training phase but what was learned."""
@@ -204,32 +218,29 @@ class ANML(Agent):
             return None
         batches = [*self.trajectory, *self._remembered()]
         classes = None if batch.y.is_floating_point() else torch.unique(torch.cat([b.y for b in self.trajectory]))
-        gradients, loss = torch.func.grad_and_value(self._meta_loss, argnums=(0, 1))(
-            self._values, tuple(p.detach() for p in self.start), batches, classes
-        )
+        loss = self._meta_loss(dict(self.phi), tuple(self.start), batches, classes)
+        trained = [*self.phi.values(), *self.start]
+        gradients = torch.autograd.grad(loss, trained, allow_unused=True, materialize_grads=True)
         assert self.optimizer is not None  # for the type checker: the stream has not begun
-        for name, parameter in self.phi.items():
-            parameter.grad = gradients[0][name]
-        for parameter, gradient in zip(self.start, gradients[1], strict=True):
-            parameter.grad = gradient
+        set_gradients(trained, gradients)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.theta = tuple(p.detach() for p in self.start)
         for each in self.trajectory:
             self._keep(each)
         self.trajectory = []
-        return {"meta loss": float(loss)}
+        return {"meta loss": loss.item()}
 
     def _meta_loss(self, phi: Phi, start: Theta, batches: Sequence[Minibatch], classes: Tensor | None) -> Tensor:
         """Return the loss on all minibatches after an inner step on each of the trajectory, which come first."""
         theta = self._redrawn(start, classes, self.seen)
         for batch in batches[: self._hyper.trajectory]:
-            theta = self._inner_step(phi, theta, batch)
+            theta = self._learner.step(theta, phi, (), batch.x, batch.y, batch.outputs, graph=True).theta
         total = sum(len(batch.x) for batch in batches)
         losses = []
         for batch in joined(batches):
             answers = self._learner.output(theta, self._learner.features(phi, (), theta, batch.x))
-            losses.append(loss_of(answers[:, : batch.outputs], batch.y) * len(batch.x) / total)
+            losses.append(self._learner.loss(answers, batch.y, batch.outputs) * len(batch.x) / total)
         return torch.stack(losses).sum()
 
     def _remembered(self) -> list[Minibatch]:

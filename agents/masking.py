@@ -1,14 +1,15 @@
 """Learned masks of the last hidden layer, and inner learning under them as a function that can be differentiated.
 
 Everything here is pure: meta parameters ``phi`` and inner parameters ``theta`` go in, new values come out, nothing is
-changed in place. So ``torch.func`` can differentiate through the inner updates, and map over many learners at once.
+changed in place. So the inner updates can be differentiated, and ``torch.func.vmap`` runs many learners side by side.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, Protocol
+from functools import partial
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -214,6 +215,26 @@ def _gate(v: Tensor) -> Tensor:
     return torch.where(m < _THRESHOLD, torch.zeros_like(m), m)
 
 
+class Pass(NamedTuple):
+    """A minibatch answered under a mask, with the graph.
+
+    Attributes:
+        theta: Parameters that answered; the inner gradient is with respect to them.
+        h: Activations, shape ``(B, N)``.
+        m: What scales them.
+        b: What scales the gradients below besides.
+        z: Masked activations.
+        answers: Shape ``(B, outputs)``.
+    """
+
+    theta: Theta
+    h: Tensor
+    m: Tensor
+    b: Tensor
+    z: Tensor
+    answers: Tensor
+
+
 class InnerStep(NamedTuple):
     """Result of one inner step.
 
@@ -221,7 +242,7 @@ class InnerStep(NamedTuple):
         theta: Updated parameters.
         loss: Loss before the update.
         record: What later masks may read of it.
-        masks: The masks of this step, detached, shape ``(B, N)``; the first role's.
+        masks: The masks of this step, detached, shape ``(B, N)``: of activations, unless gradients alone are masked.
     """
 
     theta: Theta
@@ -247,6 +268,8 @@ class InnerLearner(NamedTuple):
         head_only: Whether the inner steps change the output layer alone.
         first_order: Whether inner gradients count as constants, so that masks earn no credit for what they do to
             learning.
+        many: Whether many learners run side by side: then every tensor that is given or returned has one more
+            dimension, the first.
     """
 
     backbone: Backbone
@@ -257,6 +280,7 @@ class InnerLearner(NamedTuple):
     masked: Masked = "activations"
     head_only: bool = False
     first_order: bool = False
+    many: bool = False
 
     @property
     def head(self) -> int:
@@ -271,64 +295,107 @@ class InnerLearner(NamedTuple):
         head = [glorot((outputs, self.backbone.features), generator)]
         return (*weights, *biases, *head, *([torch.zeros(outputs)] if self.output_bias else []))
 
+    def _each(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return torch.func.vmap(function) if self.many else function
+
     def hidden(self, theta: Theta, x: Tensor) -> Tensor:
         """Return the activations before the mask, shape ``(B, N)``."""
         depth = len(self.backbone.layers)
-        return self.backbone.forward(x, theta[:depth], theta[depth : 2 * depth])
+
+        def one(theta: Theta, x: Tensor) -> Tensor:
+            return self.backbone.forward(x, theta[:depth], theta[depth : 2 * depth])
+
+        h: Tensor = self._each(one)(theta, x)
+        return h
 
     def output(self, theta: Theta, z: Tensor) -> Tensor:
         """Return the answers from masked activations, shape ``(B, outputs)``."""
-        return F.linear(z, *theta[self.head :])
+        answers: Tensor = self._each(lambda head, z: F.linear(z, *head))(theta[self.head :], z)
+        return answers
+
+    def past(self, phi: Phi, history: Sequence[Record]) -> list[Tensor]:
+        """Return the summaries of the last ``W`` steps."""
+        if not history:
+            return []
+        place = int(self.many)
+        stacked = Record(*(torch.stack(parts, place) for parts in zip(*history[-self.window :], strict=True)))
+        return list(self.summary(phi, stacked).unbind(place))
+
+    def summary(self, phi: Phi, record: Record) -> Tensor:
+        """Return what masks are to know of an inner step; of many, if records are stacked."""
+        summary: Tensor = self._each(self.mask.summary)(phi, record)
+        return summary
 
     def masks(self, phi: Phi, past: Sequence[Tensor], x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """Return what scales activations, and what scales the gradients below besides; shape ``(B, N)`` each."""
-        values = self.mask(phi, past, x, h)
-        open_ = torch.ones_like(h)
-        return values[0] if self.masked != "gradients" else open_, values[-1] if self.masked != "activations" else open_
+        values: Tensor = self._each(self.mask)(phi, list(past), x, h)
+        first, *_, last = values.unbind(int(self.many)) * 2
+        opened = torch.ones_like(h)
+        return opened if self.masked == "gradients" else first, opened if self.masked == "activations" else last
 
     def features(self, phi: Phi, past: Sequence[Tensor], theta: Theta, x: Tensor) -> Tensor:
         """Return the masked activations, shape ``(B, N)``."""
         h = self.hidden(theta, x)
         return h * self.masks(phi, past, x, h)[0]
 
-    def past(self, phi: Phi, history: Sequence[Record]) -> list[Tensor]:
-        """Return the summaries of the last ``W`` steps."""
-        if not history:
-            return []
-        stacked = Record(*(torch.stack(parts) for parts in zip(*history[-self.window :], strict=True)))
-        return list(self.mask.summary(phi, stacked))
+    def answer(self, theta: Theta, phi: Phi, past: Sequence[Tensor], x: Tensor) -> Pass:
+        """Answer a minibatch, with the mask as it is before the targets are read.
 
-    def step(
-        self, theta: Theta, phi: Phi, past: Sequence[Tensor], x: Tensor, y: Tensor, outputs: int | None = None
-    ) -> InnerStep:
-        """Take one inner step, ``theta' = theta - eta * grad L``, with the mask as it is before the targets are read.
-
-        What the mask network reads is detached; the update is not.
+        What the mask network reads is detached.
 
         Args:
             theta: Inner parameters.
             phi: Meta parameters.
             past: Summaries of the last steps.
             x: Inputs.
-            y: Targets.
-            outputs: Columns of the answer that count; None: all.
         """
-        trunk, head = theta[: self.head], theta[self.head :]
-        h, backward, *_ = torch.func.vjp(lambda trunk: self.hidden(trunk, x), trunk)
+        theta = tuple(p if p.requires_grad else p.detach().requires_grad_() for p in theta)
+        h = self.hidden(theta, x)
         m, b = self.masks(phi, past, x, h.detach())
         z = h * m
+        return Pass(theta, h, m, b, z, self.output(theta, z))
 
-        def loss(head: Theta, z: Tensor) -> Tensor:
-            return loss_of(F.linear(z, *head)[:, :outputs], y)
+    def update(self, done: Pass, loss: Tensor, *, graph: bool = False) -> InnerStep:
+        """Take the inner step, ``theta' = theta - eta * grad L``.
 
-        (above, g), value = torch.func.grad_and_value(loss, argnums=(0, 1))(head, z)
-        below = tuple(torch.zeros_like(p) for p in trunk) if self.head_only else backward(g * m * b)[0]
-        gradients = (*below, *above)
-        if self.first_order:
-            gradients = tuple(gradient.detach() for gradient in gradients)
-        moved = tuple(p - self.rate * gradient for p, gradient in zip(theta, gradients, strict=True))
-        shown = (m if self.masked != "gradients" else b).detach()
-        return InnerStep(moved, value, Record(z.detach(), (len(x) * g).detach(), shown.mean(0)), shown)
+        Args:
+            done: The minibatch answered.
+            loss: Its loss.
+            graph: Whether ``theta'`` is to be a function of ``theta`` and ``phi``; else it is detached.
+        """
+        trunk, head = done.theta[: self.head], done.theta[self.head :]
+        gradient = partial(torch.autograd.grad, retain_graph=graph, create_graph=graph and not self.first_order)
+        *above, g = gradient(loss.sum(), [*head, done.z])
+        gradients = above
+        if not self.head_only:
+            below = g * done.m if self.masked == "activations" else g * done.m * done.b
+            gradients = [*gradient(done.h, trunk, below), *above]
+        changed = done.theta[-len(gradients) :]
+        moved = [p - self.rate * gradient for p, gradient in zip(changed, gradients, strict=True)]
+        theta = (*done.theta[: -len(moved)], *moved)
+        masks = (done.b if self.masked == "gradients" else done.m).detach()
+        record = Record(done.z.detach(), (g * g.shape[-2]).detach(), masks.mean(-2))
+        return InnerStep(theta if graph else tuple(p.detach() for p in theta), loss, record, masks)
+
+    def loss(self, answers: Tensor, y: Tensor, outputs: int | None = None) -> Tensor:
+        """Return the mean loss of the columns that count; None: all."""
+        value: Tensor = self._each(loss_of)(answers[..., :outputs], y)
+        return value
+
+    def step(
+        self,
+        theta: Theta,
+        phi: Phi,
+        past: Sequence[Tensor],
+        x: Tensor,
+        y: Tensor,
+        outputs: int | None = None,
+        *,
+        graph: bool = False,
+    ) -> InnerStep:
+        """Answer a minibatch and take the inner step on it: see `answer`, `loss` and `update`."""
+        done = self.answer(theta, phi, past, x)
+        return self.update(done, self.loss(done.answers, y, outputs), graph=graph)
 
     def window_loss(
         self,
@@ -349,22 +416,20 @@ class InnerLearner(NamedTuple):
             batches: Inputs and targets.
             outputs: Columns that count, of each; None: all.
         """
-        past = self.past(phi, history)
-        total = theta[0].new_zeros(())
+        past, losses = self.past(phi, history), []
         for number, (x, y) in enumerate(batches):
-            done = self.step(theta, phi, past, x, y, outputs[number] if outputs else None)
-            theta, total = done.theta, total + done.loss
-            past = [*past, self.mask.summary(phi, done.record)][-self.window :]
-        return total
+            done = self.step(theta, phi, past, x, y, outputs[number] if outputs else None, graph=True)
+            theta = done.theta
+            losses.append(done.loss)
+            past = [*past, self.summary(phi, done.record)][-self.window :]
+        return torch.stack(losses).sum(0)
 
-
-MetaGradient = Callable[..., tuple[Phi, Tensor]]
-
-
-def meta_gradient(learner: InnerLearner) -> MetaGradient:
-    """Return the function that has the arguments of `InnerLearner.window_loss`, and returns ``dJ/dphi`` and ``J``."""
-    gradient: MetaGradient = torch.func.grad_and_value(learner.window_loss)
-    return gradient
+    def meta_gradient(self, phi: Phi, *window: Any) -> tuple[Phi, Tensor]:
+        """Return ``dJ/dphi`` and ``J``; arguments as of `window_loss`."""
+        leaves = {name: p.detach().requires_grad_() for name, p in phi.items()}
+        loss = self.window_loss(leaves, *window)
+        gradients = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True)
+        return dict(zip(phi, gradients, strict=True)), loss.detach()
 
 
 def clip(gradients: Phi, largest: float) -> Phi:
