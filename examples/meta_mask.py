@@ -6,7 +6,8 @@ activations and gradients of each unit and masks it; over the epochs it is train
 the sum of the losses in a sliding window small.
 
 Run it by ``python examples/meta_mask.py``: it draws the data, the curves, the masks over an epoch and the comparison
-with the same network without a mask, at the same inner rate and at its own best one.
+with the same network under other masks (of gradients instead of activations, of both, one learned number a unit, random
+ones of which as many are open) and without a mask, at the same inner rate and at its own best one.
 
 What to expect: in some seeds a unit stays off for one class and opens soon after the first minibatch of the other; in
 others masks close instead, or nothing happens, so the picture shows the seed in which a mask opens most, and all the

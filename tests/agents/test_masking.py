@@ -219,6 +219,77 @@ def test_recorded_gradients_are_those_of_single_examples():
         torch.testing.assert_close(record.g[n], alone.g[0])
 
 
+@pytest.mark.parametrize("masked", ["activations", "gradients", "both"])
+def test_an_inner_step_of_two_layers_by_hand(masked):
+    """Back-propagation written out: which of the masks scales what goes up, and what comes down."""
+    learner, phi, theta, batches = setting("free", masked=masked)
+    backbone = Architecture(hidden=(UNITS,)).build((2,))
+    learner = learner._replace(backbone=backbone, mask=make_mask("free", 2, UNITS, masked))
+    values = torch.tensor([0.9, 0.0, 0.4, 0.0, 0.7, 0.2]).double()[: 6 if masked == "both" else 3]
+    phi = {"mask bias": torch.logit(values, eps=0.01)}
+    ones = torch.ones(UNITS).double()
+    m = ones if masked == "gradients" else values[:UNITS]
+    b = ones if masked == "activations" else values[-UNITS:]
+    x, y = batches[0]
+    w, c, v, d = theta
+    a = x @ w.T + c
+    z = a.clamp(min=0) * m
+    p = torch.softmax(z @ v.T + d, 1)
+    down = (p - F.one_hot(y, OUTPUTS)) / SIZE
+    g = down @ v
+    below = g * m * b * (a > 0)
+    gradients = below.T @ x, below.sum(0), down.T @ z, down.sum(0)
+    done = learner.step(theta, phi, [], x, y)
+    expected = tuple(old - 0.7 * gradient for old, gradient in zip(theta, gradients, strict=True))
+    torch.testing.assert_close(done.theta, expected)
+    torch.testing.assert_close(done.loss, -p[torch.arange(SIZE), y].log().mean())
+    torch.testing.assert_close(done.record.z, z)
+    torch.testing.assert_close(done.record.g, SIZE * g)
+    torch.testing.assert_close(learner.features(phi, [], theta, x), z)
+    assert torch.allclose((g * b * (a > 0)).T @ x, gradients[0]) == (masked == "gradients")
+    head = learner._replace(head_only=True).step(theta, phi, [], x, y).theta
+    assert same(head[:2], theta[:2])
+    torch.testing.assert_close(head[2:], expected[2:])
+
+
+@pytest.mark.parametrize("mask", ["history", "input", "free"])
+def test_a_second_mask_is_of_the_gradients_alone(mask):
+    learner, phi, theta, batches = setting(mask)
+    both = learner._replace(mask=make_mask(mask, 2, UNITS, "both"), masked="both")
+    phi = doubles(both.mask.initial(torch_generator(0, "phi")))
+    x, _ = batches[0]
+    h = learner.hidden(theta, x)
+    m, b = both.masks(phi, [], x, h)
+    assert m.shape == b.shape == h.shape
+    assert torch.equal(m, b) == (mask == "free")  # all others have drawn weights
+    gradients, _ = both.meta_gradient(phi, theta, [], batches)
+    assert gradients["mask bias"].shape == phi["mask bias"].shape
+    assert (gradients["mask bias"] != 0).all()
+
+
+@pytest.mark.parametrize("mask", ["history", "input", "free"])
+def test_learners_side_by_side_do_what_each_does_alone(mask):
+    learner, _, _, batches = setting(mask, steps=4)
+    many, seeds = learner._replace(many=True), range(3)
+    phis = [doubles(learner.mask.initial(torch_generator(seed, "phi"))) for seed in seeds]
+    thetas = [doubles(learner.initial(OUTPUTS, torch_generator(seed, "theta"))) for seed in seeds]
+    shifted = [[(x + seed, y) for x, y in batches] for seed in seeds]
+    phi = {name: torch.stack([one[name] for one in phis]) for name in phis[0]}
+    theta = tuple(torch.stack(parts) for parts in zip(*thetas, strict=True))
+    together = [(torch.stack([x + seed for seed in seeds]), torch.stack([y] * 3)) for x, y in batches]
+    steps = trajectory(many, phi, theta, together)
+    before = [step.record for step in steps[:2]]
+    gradients, loss = many.meta_gradient(phi, steps[1].theta, before, together[2:])
+    for seed in seeds:
+        alone = trajectory(learner, phis[seed], thetas[seed], shifted[seed])
+        torch.testing.assert_close(tuple(p[seed] for p in steps[3].theta), alone[3].theta)
+        torch.testing.assert_close(steps[3].masks[seed], alone[3].masks)
+        records = [step.record for step in alone[:2]]
+        expected, value = learner.meta_gradient(phis[seed], alone[1].theta, records, shifted[seed][2:])
+        torch.testing.assert_close({name: gradient[seed] for name, gradient in gradients.items()}, expected)
+        torch.testing.assert_close(loss[seed], value)
+
+
 def test_clip():
     gradients = {"a": torch.tensor([3.0]), "b": torch.tensor([4.0])}
     torch.testing.assert_close(clip(gradients, 1.0), {"a": torch.tensor([0.6]), "b": torch.tensor([0.8])})

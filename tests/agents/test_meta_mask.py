@@ -158,6 +158,19 @@ def test_pretraining_plays_episodes_and_the_stream_begins_anew(make_tasks):
     assert agent.played == 12
 
 
+def test_masked_gradients_leave_the_answers_alone(make_tasks):
+    """Before the first step it answers as without a mask; after it not."""
+    answers = []
+    for options in ({"mask": "none"}, {"masked": "gradients"}, {"masked": "both"}):
+        env, agent = life(make_tasks(2), inner_rate=1.0, **options)
+        first = agent.predict(env._x)
+        play(env, agent, 2)
+        answers.append((first, agent.predict(env._x)))
+    assert torch.equal(answers[0][0], answers[1][0])
+    assert not torch.equal(answers[0][1], answers[1][1])
+    assert not torch.equal(answers[0][0], answers[2][0])
+
+
 def test_phi_can_stand_still(make_tasks):
     env, agent = life(make_tasks(2), meta_learning="never")
     before = values(agent.phi.values())
