@@ -94,7 +94,7 @@ def _list() -> int:
     """List the scenarios and agents that are known here."""
     say("Scenarios\n\n")
     for env_id in scenario_ids():
-        _entry(env_id, scenario_spec(env_id).kwargs["factory"], scenario_factory)
+        _entry(env_id, _setting(scenario_spec(env_id).kwargs), scenario_factory)
     say("Agents\n\n")
     for name in agent_names():
         _entry(name, _claims, agent_class)
@@ -108,8 +108,21 @@ def _entry(name: str, about: str | Callable[[Any], str], find: Callable[[str], o
     except UnknownNameError as error:
         say(f"{name}\n    {error}\n\n")
         return
-    first = (inspect.getdoc(found) or "no documentation").split("\n")[0]
+    first = (inspect.getdoc(found) or "no documentation").split("\n")[0].replace("``", "")
     say(f"{name}\n    {first}\n    {about if isinstance(about, str) else about(found)}\n\n")
+
+
+def _setting(registered: Mapping[str, Any]) -> str:
+    """Return a scenario's factory and what was registered with it."""
+    options = [f"{name}={_short(value)}" for name, value in registered.items() if name != "factory"]
+    return ", ".join([registered["factory"], *options])
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Requests):
+        value = requests_to_plain(value)
+    text = str(value["policy"] if isinstance(value, Mapping) else value)
+    return text if len(text) < 20 else "..."
 
 
 def _claims(cls: type[Agent]) -> str:
