@@ -16,6 +16,7 @@ import numpy as np
 from clenv.agent import Agent
 from clenv.bench.figures import COLORS, DASHES, ROWS, Figures, Stream, heat_map, over_steps, smoothing, spark
 from clenv.bench.gather import Bench, Run, State
+from clenv.bench.groups import Group, groups
 from clenv.bench.standings import Ranking, Standing, rankings
 from clenv.bench.statistics import Estimate, mean_of_known, profile, relative_to_best
 from clenv.bench.words import digits_for, number, p_value, with_interval
@@ -59,6 +60,7 @@ def page(bench: Bench) -> dict[str, Any]:
         "logarithmic": _logarithmic(*_scale([s.loss for s in tables[0].standings])),
         "few": min(ranking.streams for ranking in tables) < 6,
         "verdicts": [row for run in bench.runs for row in _verdicts(run, order)],
+        "groups": [_group(group, order) for group in groups(bench)],
         "receipts": [row for run in bench.runs if run.audit is None for row in _receipts(run, order)],
         "costs": [row for s in bench.scenarios for row in _costs(bench, s, best[s], order)],
         "runs": [_run(run, order) for run in bench.runs],
@@ -380,6 +382,18 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
         "difference": number(verdict.accuracy_difference),
         "seconds": math.nan if verdict.cost is None else verdict.cost.seconds,
         "retraining": math.nan if verdict.cost is None else verdict.cost.retrain_seconds,
+    }
+
+
+def _group(group: Group, order: Mapping[str, int]) -> dict[str, Any]:
+    found = group.comparison
+    names = ("mean_ijsd", "mean_ajsd", "js_ratio", "irr")
+    return {
+        **_legend(group.agent, order[group.agent]),
+        "scenario": group.scenario,
+        "seeds": group.seeds,
+        "figures": [number(math.nan if found is None else getattr(found, name)) for name in names],
+        "reason": group.reason,
     }
 
 

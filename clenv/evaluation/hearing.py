@@ -26,6 +26,7 @@ from clenv.rng import generator
 from clenv.states import difference
 
 _TEST = 1000  # held-out inputs of each task that are measured
+_KEPT = 200  # of these, whose answers are kept with the verdict
 _MEMBERS = 1000  # training examples that are attacked and searched for
 _OTHERS = 200  # of each remaining task, which may be kept
 _LINEAR = 0.999  # share of the answers' variance that a kept head must explain
@@ -128,6 +129,7 @@ class Hearing:
             loss_difference=self._loss_difference(),
             cost=self._cost(),
             mask=self._evidence.mask,
+            answers=self._answers(),
         )
 
     def _restore(self, state: Mapping[str, Any], *, other_seed: bool = False) -> Agent:
@@ -318,6 +320,15 @@ class Hearing:
             for state in (evidence.main["state"], evidence.full["state"], start)
         )
         return Gap(main.relative, full.relative, fresh=fresh.relative), Trio(main.identical, 1.0, full.identical)
+
+    def _answers(self) -> dict[str, Tensor]:
+        """Return some answers on the removed tasks, of agent and reference; none where seeds have other tasks."""
+        spec, found = self._env.stream_spec, {}
+        for task in self._removed if spec.loss == "cross_entropy" and spec.tasks is not None else ():
+            x, _ = self._env.examples(task, "test", _KEPT)
+            outputs = [self._outputs(agent, task, x) for agent in (self._main, self._reference)]
+            found[self._name(task)] = torch.stack(outputs).float().cpu()
+        return found
 
     # What an attacker finds
 

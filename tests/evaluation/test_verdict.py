@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+import torch
 
 from clenv.errors import CheckpointError
 from clenv.evaluation.relearning import Relearning
@@ -43,10 +44,15 @@ def _verdict(**changes):
 
 
 def test_a_file_gives_back_what_was_saved(tmp_path):
-    audit = Audit([_verdict(), _verdict(step=9, relearning={}, cost=None, parameters=None)])
+    logits = torch.arange(12.0).view(2, 3, 2) / 7
+    audit = Audit([_verdict(answers={"a/b c": logits}), _verdict(step=9, relearning={}, cost=None, parameters=None)])
     audit.save(tmp_path / "audit.json")
     read = Audit.load(tmp_path / "audit.json")
     assert repr(list(read)) == repr(list(audit))  # nan is not equal to itself
+    assert [{task: pair.tolist() for task, pair in verdict.answers.items()} for verdict in read] == [
+        {"a/b c": logits.tolist()},
+        {},
+    ]
     content = json.loads((tmp_path / "audit.json").read_text())
     assert content["format"] == "clenv audit 2"
     assert content["holds"] is False
