@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
@@ -175,10 +176,15 @@ def check_choices(config: object) -> None:
     Raises:
         SettingsError: The message names the field and what was expected.
     """
-    for name, hint in get_type_hints(type(config)).items():
-        if get_origin(hint) is Literal and getattr(config, name) not in get_args(hint):
-            options = ", ".join(map(repr, get_args(hint)))
-            raise SettingsError(f"{name}={getattr(config, name)!r}: expected one of {options}")
+    for name, options in _choices(type(config)).items():
+        if getattr(config, name) not in options:
+            expected = ", ".join(map(repr, options))
+            raise SettingsError(f"{name}={getattr(config, name)!r}: expected one of {expected}")
+
+
+@cache  # reading type hints takes longer than all else that is checked
+def _choices(cls: type[object]) -> dict[str, tuple[Any, ...]]:
+    return {name: get_args(hint) for name, hint in get_type_hints(cls).items() if get_origin(hint) is Literal}
 
 
 def _is_number(value: object) -> bool:
