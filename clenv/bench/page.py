@@ -26,6 +26,7 @@ from clenv.events import event_from_plain
 from clenv.folder import Folder
 from clenv.registry import agent_class
 from clenv.score import Score
+from clenv.table import size
 
 EARLY = 10
 """Steps after a switch over which first visits and returns are compared."""
@@ -427,17 +428,6 @@ def _costs(bench: Bench, scenario: str, agents: Sequence[str], order: Mapping[st
         for row in rows:
             row[f"{name}_share"] = 0.0 if math.isnan(row[name]) else 100 * row[name] / (max(known) or 1)
     return rows
-
-
-def size(count: float) -> str:
-    """Return a number of bytes for people."""
-    if math.isnan(count):
-        return "-"
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
 
 
 # One run

@@ -53,6 +53,7 @@ class Evidence:
         other: A reference of another seed; None if there is none.
         served: The main agent right after each request.
         ends: The main and the full agent at the end of the stream.
+        overhead: Time of a step divided by that of a step with unlearning switched off; nan if it cannot be.
     """
 
     env: Replay
@@ -67,6 +68,7 @@ class Evidence:
     other: dict[str, Any] | None
     served: tuple[dict[str, Any], ...]
     ends: tuple[dict[str, Any], dict[str, Any]]
+    overhead: float
 
 
 class Hearing:
@@ -477,11 +479,25 @@ class Hearing:
             retrain_seconds=evidence.reference["seconds"],
             retrain_samples=len(evidence.reference["losses"]) * self._env.settings.batch_size,
             slow_down=main / full if full > 0 else math.nan,
-            capacity=Capacity(
-                before=_mean(self._before[evidence.requests[-1].tasks[0]].capacity().values()),
-                after=_mean(evidence.served[-1]["capacity"].values()),
-                reference=_mean(evidence.reference["capacity"].values()),
-            ),
+            capacity=self._capacity(),
+            overhead=evidence.overhead,
+        )
+
+    def _capacity(self) -> Capacity:
+        """Return how much was in use around the last request, and when what it freed was there to use, and was used."""
+        evidence = self._evidence
+        request = evidence.requests[-1]
+        before = _mean(self._before[request.tasks[0]].capacity().values())
+        after = _mean(evidence.served[-1]["capacity"].values())
+        in_use = {
+            step - request.step: share for step, share in evidence.ends[0]["in_use"].items() if step >= request.step
+        }
+        return Capacity(
+            before=before,
+            after=after,
+            reference=_mean(evidence.reference["capacity"].values()),
+            usable=min((waited for waited, share in in_use.items() if share < before), default=math.nan),
+            used=min((waited for waited, share in in_use.items() if share > after), default=math.nan),
         )
 
 

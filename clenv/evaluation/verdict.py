@@ -15,7 +15,7 @@ from clenv.evaluation.distances import gap_closed
 from clenv.evaluation.relearning import Relearning
 from clenv.events import Exactness
 
-FORMAT = "clenv audit 1"
+FORMAT = "clenv audit 2"
 
 
 @dataclass(frozen=True)
@@ -79,17 +79,21 @@ class Membership:
 
 @dataclass(frozen=True)
 class Capacity:
-    """Mean share of the shared resources that is in use (`clenv.Agent.capacity`); nan if there are none.
+    """Mean share of the shared resources that is in use (`clenv.Agent.capacity`); nan if there are none, or never.
 
     Attributes:
         before: Before the request.
-        after: Right after it, for the next step to use.
+        after: Right after it.
         reference: Of the agent that never saw the task.
+        usable: Steps from the request until less is in use than before it; 0: at once, for the next step to use.
+        used: Steps from the request until more is in use than right after it: what was freed is taken again.
     """
 
     before: float
     after: float
     reference: float
+    usable: float = math.nan
+    used: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,8 @@ class Cost:
         retrain_samples: Examples that the reference was trained on.
         slow_down: Time of a step, requests included, divided by that of the full agent; about 1. Timings of the replay.
         capacity: How much of what is shared is in use.
+        overhead: Time of a step, without requests, divided by that of the same learner with unlearning switched off
+            (`clenv.Agent.without_unlearning`); nan if the agent has no such switch.
     """
 
     seconds: float
@@ -115,6 +121,7 @@ class Cost:
     retrain_samples: int
     slow_down: float
     capacity: Capacity
+    overhead: float = math.nan
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ import pytest
 import clenv
 from clenv.bench.figures import heat_map, over_steps, spark
 from clenv.bench.gather import gather
-from clenv.bench.page import size
 from clenv.bench.standings import rank
 from clenv.evaluation.verdict import Audit, Verdict
 from clenv.folder import read
+from clenv.table import size
 
 VOID = {"meta", "link", "img", "input", "br"}
 

@@ -37,7 +37,7 @@ def _verdict(**changes):
         "accuracy_difference": 0.25,
         "accuracy_differences": {"b": 0.25},
         "loss_difference": -3.0,
-        "cost": Cost(0.1, 0, 4000, 8000, 2.5, 1000, 1.01, Capacity(0.5, 0.25, math.nan)),
+        "cost": Cost(0.1, 0, 4000, 8000, 2.5, 1000, 1.01, Capacity(0.5, 0.25, math.nan, 0, math.nan), 1.2),
     }
     return Verdict(**{**values, **changes})
 
@@ -48,7 +48,7 @@ def test_a_file_gives_back_what_was_saved(tmp_path):
     read = Audit.load(tmp_path / "audit.json")
     assert repr(list(read)) == repr(list(audit))  # nan is not equal to itself
     content = json.loads((tmp_path / "audit.json").read_text())
-    assert content["format"] == "clenv audit 1"
+    assert content["format"] == "clenv audit 2"
     assert content["holds"] is False
     assert content["verdicts"][0]["claimed"] == "EXACT"
     assert content["verdicts"][0]["distances"]["jsd"]["closed"] == pytest.approx(0.75)
