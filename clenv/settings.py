@@ -170,7 +170,7 @@ def _scalar(name: str, value: Any) -> Any:
     raise SettingsError(f"{name}={value!r} cannot be written down: a run in a folder needs plain settings")
 
 
-def check_choices(config: object) -> None:
+def check_choices(config: Any) -> None:
     """Refuse a dataclass in which a field of a ``Literal`` type holds something else.
 
     Raises:
@@ -183,7 +183,7 @@ def check_choices(config: object) -> None:
 
 
 @cache  # reading type hints takes longer than all else that is checked
-def _choices(cls: type[object]) -> dict[str, tuple[Any, ...]]:
+def _choices(cls: type[Any]) -> dict[str, tuple[Any, ...]]:
     return {name: get_args(hint) for name, hint in get_type_hints(cls).items() if get_origin(hint) is Literal}
 
 
