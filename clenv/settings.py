@@ -176,7 +176,7 @@ def check_choices(config: Any) -> None:
     Raises:
         SettingsError: The message names the field and what was expected.
     """
-    for name, options in _choices(type(config)).items():
+    for name, options in _choices(config.__class__).items():
         if getattr(config, name) not in options:
             expected = ", ".join(map(repr, options))
             raise SettingsError(f"{name}={getattr(config, name)!r}: expected one of {expected}")
