@@ -161,7 +161,7 @@ def _check_leftovers(life: Life, reference: Agent, where: str) -> None:
 @CHECKS.add
 def being_ready_to_unlearn_changes_nothing(subject: Subject) -> None:
     """An agent that can switch unlearning off learns the same without it, loss by loss."""
-    for name, world in subject.worlds():
+    for name, world in subject.worlds:
         enabled, disabled = subject.env(world), subject.env(world)
         plain = subject.agent(disabled).without_unlearning()
         if plain is None:
