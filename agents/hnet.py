@@ -206,7 +206,7 @@ class HNET(Learner):
 
     def figures(self) -> Mapping[str, float]:
         """Return the drift of every task that has a target."""
-        return {f"drift/{self._kept} {number}": value for number, value in self.drift().items()}
+        return {f"drift by {self._kept}/{self._kept} {number}": value for number, value in self.drift().items()}
 
     def pictures(self) -> Mapping[str, Picture]:
         """Return the drift of every tensor of every generated network, relative to its norm: tasks by tensors."""

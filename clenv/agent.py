@@ -207,7 +207,8 @@ class Agent(ABC):
     def figures(self) -> Mapping[str, float]:
         """Return figures to log now and then, beside those that `observe` returns at each step; none by default.
 
-        Names with a common part before a slash, ``drift/first`` and ``drift/second``, are drawn together.
+        Names with a common part before a slash are drawn together; what follows is a name, or ``task 3`` for the task
+        of that index: ``drift/task 0``, ``drift/task 1``.
         """
         return {}
 

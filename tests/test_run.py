@@ -410,7 +410,7 @@ def test_a_gymnasium_made_world_runs_and_resumes(tmp_path):
 
 
 def test_curves_hold_what_the_agent_told_last(tmp_path):
-    """Of each figure the last value since the point before, with capacity and rarer figures, also if stopped between."""
+    """Of each figure the last value since the point before, capacity, and rarer figures; also if stopped between."""
     *_, records = start(tmp_path / "run", log_every=50, tensorboard=False)
     norms = []
     for record in records:

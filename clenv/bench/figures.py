@@ -257,20 +257,22 @@ def over_steps(steps: Sequence[int], values: NDArray[Any], last: int) -> NDArray
 # Small curves
 
 
-def chart(name: str, curves: Mapping[str, Sequence[tuple[int, float]]], *, share: bool = False) -> dict[str, Any]:
+def chart(
+    name: str, curves: Mapping[str, Sequence[tuple[int, float]]], span: tuple[int, int], *, share: bool = False
+) -> dict[str, Any]:
     """Return the paths of a small chart of figures over a stream.
 
     Args:
         name: What it shows.
         curves: Steps and values of each line, by name.
+        span: First and last step of the scale.
         share: Whether values are shares, so that the scale runs from 0 to 1.
     """
     width, height = 320, 90
     every = [point for points in curves.values() for point in points]
-    steps, values = ([point[axis] for point in every] for axis in (0, 1))
-    known = [value for value in values if np.isfinite(value)] or [0.0]
+    known = [value for _, value in every if np.isfinite(value)] or [0.0]
     low, high = (0.0, 1.0) if share else (min(0.0, *known), max(0.0, *known))
-    first, last = min(0, *steps), max(steps)
+    first, last = span
     lines = []
     for number, (label, points) in enumerate(curves.items()):
         chosen = np.unique(np.linspace(0, len(points) - 1, _POINTS).round().astype(int))

@@ -330,9 +330,14 @@ def _charts(run: Run) -> list[dict[str, Any]]:
     groups: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for name, points in run.curves.items():
         group, _, line = name.partition("/")
-        alone = group == "figures"
-        groups.setdefault(line if alone else group, {})["" if alone else line] = points
-    return [chart(name, curves, share=name == "capacity") for name, curves in groups.items()]
+        task = line.removeprefix("task ") if line.startswith("task ") else ""
+        label = run.task(int(task)) if task.isdecimal() else line
+        groups.setdefault(name if group == "figures" else group, {})["" if group == "figures" else label] = points
+    begin = min((points[0][0] for points in run.curves.values()), default=0)
+    span = min(0, begin), run.steps
+    return [
+        chart(name.removeprefix("figures/"), curves, span, share=name == "capacity") for name, curves in groups.items()
+    ]
 
 
 def _pictures(run: Run) -> list[dict[str, Any]]:

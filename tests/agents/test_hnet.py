@@ -233,7 +233,7 @@ def test_the_picture_shows_the_drift_of_every_tensor(make_tasks):
     assert picture[2].max() < 1e-6  # consolidated just now
     whole = [((a - b).norm() ** 2).item() for a, b in zip(now, then, strict=True)]
     expected = (sum(whole) / agent.slots[0]["target"].norm().item() ** 2) ** 0.5
-    assert agent.figures()["drift/task 0"] == agent.drift()[0] == pytest.approx(expected, rel=1e-4)
+    assert agent.figures()["drift by task/task 0"] == agent.drift()[0] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -195,17 +195,17 @@ def test_what_agents_tell_of_themselves(page):
     assert not any("blind" in card for card in cards)
     charts = [e["aria-label"] for e in page.all("svg") if e.get("aria-label", "").startswith("capacity")]
     assert charts
-    assert all(re.fullmatch(r"capacity from step 0 to \d+, at the end: weight 50 %", text) for text in charts)
+    assert all(re.fullmatch(r"capacity from step 0 to \d0, at the end: weight 50 %", text) for text in charts)
     assert len([path for path in page.all("path") if path.get("d", "").startswith("M") and "stroke" in path]) > 20
 
 
 def test_charts_by_hand():
-    drawn = chart("drift", {"a": [(9, 0.0), (19, 2.0)], "b": [(19, 1.0)], "c": [(9, math.nan)]})
+    drawn = chart("drift", {"a": [(9, 0.0), (19, 2.0)], "b": [(19, 1.0)], "c": [(9, math.nan)]}, (0, 19))
     assert drawn["ends"] == ["0", "2"]
     assert drawn["steps"] == (0, 19)
     paths = [line["path"] for line in drawn["lines"]]
     assert paths == ["M152 90.0L320 0.0", "M320 45.0L320 45.0", ""]
-    assert chart("s", {"": [(-5, 0.5), (5, 0.5)]}, share=True)["lines"][0]["path"] == "M0 45.0L320 45.0"
+    assert chart("s", {"": [(-5, 0.5), (5, 0.5)]}, (-5, 5), share=True)["lines"][0]["path"] == "M0 45.0L320 45.0"
 
 
 def test_an_agent_that_is_gone_is_told(copied):
