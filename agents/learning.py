@@ -109,8 +109,8 @@ class Training(Architecture):
 @torch.no_grad()
 def distance(parameters: Sequence[Tensor], start: Sequence[Tensor]) -> float:
     """Return ``||a - b|| / ||b||``: how far parameters are from where they started."""
-    moved = torch._foreach_norm(torch._foreach_sub(list(parameters), list(start)))
-    return float(torch.stack(moved).norm() / torch.stack(torch._foreach_norm(list(start))).norm())
+    a, b = (torch.cat([tensor.flatten() for tensor in tensors]) for tensors in (parameters, start))
+    return float((a - b).norm() / b.norm())
 
 
 def told(task: int | None, agent: Agent) -> int:
