@@ -199,9 +199,9 @@ class AdaHAT(HAT):
 
     def capacity(self) -> Mapping[str, float]:
         """Return HAT's shares, and the mean over all weights of what the rate holds back from a task to come."""
-        shares = dict(super().capacity())
-        if shares:
-            masks = [record["mask"] for record in self.tasks.values() if record["mask"] is not None]
+        shares = {**super().capacity(), "protection": 0.0}
+        masks = [record["mask"] for record in self.tasks.values() if record["mask"] is not None]
+        if masks:
             r = torch.tensor(self._hyper.alpha / self._hyper.epsilon)  # R_l = 0: it takes no free unit
             rates = torch.cat([adjustment_rate(counts, r).flatten() for counts in self._sums(masks)])
             shares["protection"] = 1 - rates.mean().item()
