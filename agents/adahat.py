@@ -220,9 +220,9 @@ class AdaHAT(HAT):
 
     def capacity(self) -> Mapping[str, float]:
         """Return HAT's shares, and the mean over all weights of what the rate holds back from a task to come."""
-        shares = dict(super().capacity())
-        if shares:
-            masks = [record["mask"] for record in self.tasks.values() if record["mask"] is not None]
+        shares = {**super().capacity(), "protection": 0.0}
+        masks = [record["mask"] for record in self.tasks.values() if record["mask"] is not None]
+        if masks:
             counts = torch.cat([part.flatten() for part in self._sums(masks)])
             if self._hyper.ablation in _FLAT:
                 rates = torch.where(counts > 0, self._hyper.alpha * _FLAT[self._hyper.ablation], 1.0)

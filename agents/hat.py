@@ -269,9 +269,7 @@ class HAT(Learner):
     def capacity(self) -> Mapping[str, float]:
         """Return the share of each layer's units that a finished task uses, and of the weights that one reads."""
         masks = [record["mask"] for record in self.tasks.values() if record["mask"] is not None]
-        if not masks:
-            return {}
-        used = self._backbone.split(torch.stack(masks).any(0))
+        used = self._backbone.split(self._used(masks))
         shares = {f"units of layer {number}": part.float().mean().item() for number, part in enumerate(used, 1)}
         read = self._union(masks)
         shares["weights"] = sum(int(flags.sum()) for flags in read) / sum(flags.numel() for flags in read)

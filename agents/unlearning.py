@@ -82,6 +82,10 @@ class Composed(Agent):
     def _fresh(self) -> Agent:
         return make_agent(self._hyper.learner, self._spec, seed=self._seed, device=self._device, **self._hyper.parsed())
 
+    def without_unlearning(self) -> Agent:
+        """Return the learner alone."""
+        return self._fresh()
+
     def predict(self, x: Tensor, task: int | None = None) -> Tensor:
         """Answer as the learner does."""
         return self.inner.predict(x, task)

@@ -200,6 +200,13 @@ class Agent(ABC):
         del gate
         return self.features(x)
 
+    def without_unlearning(self) -> Agent | None:
+        """Return a fresh agent that learns the same, bit for bit, and keeps nothing to serve requests with.
+
+        What unlearning costs when nobody asks is measured against it. None, by default: nothing can be switched off.
+        """
+        return None
+
     def capacity(self) -> Mapping[str, float]:
         """Return the share of each shared resource that is in use, in [0, 1]; nothing by default."""
         return {}

@@ -27,6 +27,7 @@ from clenv.bench.figures import (
     spark,
 )
 from clenv.bench.gather import Bench, Run, State
+from clenv.bench.groups import Group, groups
 from clenv.bench.standings import Ranking, Standing, rankings
 from clenv.bench.statistics import Estimate, mean_of_known, profile, relative_to_best
 from clenv.bench.words import digits_for, number, p_value, with_interval
@@ -38,6 +39,7 @@ from clenv.folder import Folder
 from clenv.picture import named
 from clenv.registry import agent_class
 from clenv.score import Score
+from clenv.table import size
 
 EARLY = 10
 """Steps after a switch over which first visits and returns are compared."""
@@ -70,6 +72,7 @@ def page(bench: Bench) -> dict[str, Any]:
         "logarithmic": _logarithmic(*_scale([s.loss for s in tables[0].standings])),
         "few": min(ranking.streams for ranking in tables) < 6,
         "verdicts": [row for run in bench.runs for row in _verdicts(run, order)],
+        "groups": [_group(group, order) for group in groups(bench)],
         "receipts": [row for run in bench.runs if run.audit is None for row in _receipts(run, order)],
         "costs": [row for s in bench.scenarios for row in _costs(bench, s, best[s], order)],
         "runs": [_run(run, order) for run in bench.runs],
@@ -417,6 +420,18 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
     }
 
 
+def _group(group: Group, order: Mapping[str, int]) -> dict[str, Any]:
+    found = group.comparison
+    names = ("mean_ijsd", "mean_ajsd", "js_ratio", "irr")
+    return {
+        **_legend(group.agent, order[group.agent]),
+        "scenario": group.scenario,
+        "seeds": group.seeds,
+        "figures": [number(math.nan if found is None else getattr(found, name)) for name in names],
+        "reason": group.reason,
+    }
+
+
 def _receipts(run: Run, order: Mapping[str, int]) -> list[dict[str, Any]]:
     return [{**_where(run, order), **_receipt(run, line)} for line in run.receipts]
 
@@ -462,17 +477,6 @@ def _costs(bench: Bench, scenario: str, agents: Sequence[str], order: Mapping[st
         for row in rows:
             row[f"{name}_share"] = 0.0 if math.isnan(row[name]) else 100 * row[name] / (max(known) or 1)
     return rows
-
-
-def size(count: float) -> str:
-    """Return a number of bytes for people."""
-    if math.isnan(count):
-        return "-"
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
 
 
 # One run

@@ -26,6 +26,7 @@ from clenv.rng import generator
 from clenv.states import difference
 
 _TEST = 1000  # held-out inputs of each task that are measured
+_KEPT = 200  # of these, whose answers are kept with the verdict
 _MEMBERS = 1000  # training examples that are attacked and searched for
 _OTHERS = 200  # of each remaining task, which may be kept
 _LINEAR = 0.999  # share of the answers' variance that a kept head must explain
@@ -53,6 +54,7 @@ class Evidence:
         other: A reference of another seed; None if there is none.
         served: The main agent right after each request.
         ends: The main and the full agent at the end of the stream.
+        overhead: Time of a step divided by that of a step with unlearning switched off; nan if it cannot be.
     """
 
     env: Replay
@@ -67,6 +69,7 @@ class Evidence:
     other: dict[str, Any] | None
     served: tuple[dict[str, Any], ...]
     ends: tuple[dict[str, Any], dict[str, Any]]
+    overhead: float
 
 
 class Hearing:
@@ -126,6 +129,7 @@ class Hearing:
             loss_difference=self._loss_difference(),
             cost=self._cost(),
             mask=self._evidence.mask,
+            answers=self._answers(),
         )
 
     def _restore(self, state: Mapping[str, Any], *, other_seed: bool = False) -> Agent:
@@ -317,6 +321,15 @@ class Hearing:
         )
         return Gap(main.relative, full.relative, fresh=fresh.relative), Trio(main.identical, 1.0, full.identical)
 
+    def _answers(self) -> dict[str, Tensor]:
+        """Return some answers on the removed tasks, of agent and reference; none where seeds have other tasks."""
+        spec, found = self._env.stream_spec, {}
+        for task in self._removed if spec.loss == "cross_entropy" and spec.tasks is not None else ():
+            x, _ = self._env.examples(task, "test", _KEPT)
+            outputs = [self._outputs(agent, task, x) for agent in (self._main, self._reference)]
+            found[self._name(task)] = torch.stack(outputs).float().cpu()
+        return found
+
     # What an attacker finds
 
     @cached_property
@@ -477,11 +490,25 @@ class Hearing:
             retrain_seconds=evidence.reference["seconds"],
             retrain_samples=len(evidence.reference["losses"]) * self._env.settings.batch_size,
             slow_down=main / full if full > 0 else math.nan,
-            capacity=Capacity(
-                before=_mean(self._before[evidence.requests[-1].tasks[0]].capacity().values()),
-                after=_mean(evidence.served[-1]["capacity"].values()),
-                reference=_mean(evidence.reference["capacity"].values()),
-            ),
+            capacity=self._capacity(),
+            overhead=evidence.overhead,
+        )
+
+    def _capacity(self) -> Capacity:
+        """Return how much was in use around the last request, and when what it freed was there to use, and was used."""
+        evidence = self._evidence
+        request = evidence.requests[-1]
+        before = _mean(self._before[request.tasks[0]].capacity().values())
+        after = _mean(evidence.served[-1]["capacity"].values())
+        in_use = {
+            step - request.step: share for step, share in evidence.ends[0]["in_use"].items() if step >= request.step
+        }
+        return Capacity(
+            before=before,
+            after=after,
+            reference=_mean(evidence.reference["capacity"].values()),
+            usable=min((waited for waited, share in in_use.items() if share < before), default=math.nan),
+            used=min((waited for waited, share in in_use.items() if share > after), default=math.nan),
         )
 
 

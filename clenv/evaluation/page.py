@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from clenv.checkpoint import write_atomically
-from clenv.evaluation.verdict import Audit, Gap, Trio, Verdict
-from clenv.table import table
+from clenv.evaluation.verdict import Audit, Capacity, Gap, Trio, Verdict
+from clenv.table import size, table
 
 METRICS = {
     "output_jsd": "outputs: JSD",
@@ -81,20 +81,33 @@ def _trio(name: str, trio: Trio, note: str) -> list[str]:
 
 def _cost(verdict: Verdict) -> str:
     gained, saved = _number(verdict.accuracy_difference), _number(verdict.loss_difference)
-    lines = [f"Accuracy of remaining tasks minus never asked: {gained}; online loss saved since: {saved}"]
+    lines = [
+        f"Since then, minus never asked: accuracy of the remaining tasks {gained}; summed online loss saved {saved}"
+    ]
     cost = verdict.cost
     if cost is not None:
+        off = "" if math.isnan(cost.overhead) else f", {cost.overhead:.2f} times as with unlearning switched off"
         lines.append(
-            f"Cost: {cost.seconds:.3f} s and {cost.samples} samples; retraining {cost.retrain_seconds:.3f} s and "
-            f"{cost.retrain_samples} samples; {cost.bytes_freed} bytes freed, {cost.memory} in use; "
-            f"learning takes {_number(cost.slow_down)} times as long"
+            f"Unlearning: {cost.seconds:.3g} s, {cost.samples} examples read; training anew: "
+            f"{cost.retrain_seconds:.3g} s, {cost.retrain_samples} examples"
         )
+        lines.append(f"Memory: {size(cost.bytes_freed)} freed, {size(cost.memory)} in use")
+        lines.append(f"A step takes {cost.slow_down:.2f} times as long as never asked{off}")
         if not math.isnan(cost.capacity.after):
-            lines.append(
-                f"Capacity in use: {_percent(cost.capacity.before)} before, {_percent(cost.capacity.after)} after, "
-                f"{_percent(cost.capacity.reference)} never having seen it"
-            )
+            lines.append(_capacity(cost.capacity))
     return "\n".join(lines) + "\n"
+
+
+def _capacity(capacity: Capacity) -> str:
+    """Return what was in use, and when what was freed could be used, and was."""
+    shares = (
+        f"Capacity in use: {_percent(capacity.before)} before, {_percent(capacity.after)} after, "
+        f"{_percent(capacity.reference)} never having seen it"
+    )
+    if math.isnan(capacity.usable):
+        return f"{shares}; nothing was freed"
+    used = "not used again" if math.isnan(capacity.used) else f"used again after {capacity.used:.0f}"
+    return f"{shares}; free after {capacity.usable:.0f} steps, {used}"
 
 
 def _number(value: float) -> str:

@@ -53,7 +53,7 @@ def _in_each_world(check: WorldCheck) -> Callable[[Subject], None]:
 
     @wraps(check)
     def run(subject: Subject) -> None:
-        for world, settings in subject.worlds():
+        for world, settings in subject.worlds:
             try:
                 check(subject, {**settings, "requests": EVENTFUL})
             except CheckFailure as failure:

@@ -117,7 +117,7 @@ def test_a_task_counts_once_however_often_it_comes(life):
 
 def test_protection_grows_with_every_task(life):
     env, agent = life((0, 1, 2, 3))
-    held = [agent.capacity().get("protection", 0.0)]
+    held = [agent.capacity()["protection"]]
     held += [play(env, agent, 8).capacity()["protection"] for _ in range(4)]
     assert held[0] == 0
     assert held == sorted(set(held))

@@ -432,7 +432,7 @@ def test_freed_capacity_is_usable_at_the_next_step(life):
     play(env, agent, 1)
     for flags, old, new in zip(protected, before, shared(agent), strict=True):
         assert ((old != new) & flags).any()
-    assert agent.capacity() == {}
+    assert not any(agent.capacity().values())
 
 
 def test_the_picture_of_overlaps(life):
@@ -451,7 +451,7 @@ def test_the_picture_of_overlaps(life):
 
 def test_capacity(life):
     env, agent = life((0,))
-    assert agent.capacity() == {}
+    assert agent.capacity() == {"units of layer 1": 0, "units of layer 2": 0, "weights": 0}
     play(env, agent)
     set_masks(agent, {0, 1, 2})
     weights = 3 * 6 + 3 * 10

@@ -10,14 +10,15 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
 
 import clenv
 from clenv.bench.figures import chart, heat_map, over_steps, spark
 from clenv.bench.gather import gather
-from clenv.bench.page import size
 from clenv.bench.standings import rank
 from clenv.evaluation.verdict import Audit, Verdict
 from clenv.folder import read
+from clenv.table import size
 
 VOID = {"meta", "link", "img", "input", "br"}
 
@@ -53,10 +54,13 @@ class Page(HTMLParser):
         return [e for e in self.elements if e["tag"] == tag and all(e.get(k) == v for k, v in wanted.items())]
 
 
-def verdict(*, holds, reasons=()):
+def verdict(*, holds, reasons=(), logits=0.0):
     levels = clenv.Exactness
     measured = levels.EXACT if holds else levels.INTERFACE
-    return Verdict(50, ("blob-1",), ("blob-0", "blob-2"), levels.EXACT, measured, holds, tuple(reasons))
+    answers = {"blob-1": torch.tensor([[[logits, 0.0]], [[logits, 0.0]]])}
+    return Verdict(
+        50, ("blob-1",), ("blob-0", "blob-2"), levels.EXACT, measured, holds, tuple(reasons), answers=answers
+    )
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +84,8 @@ def eventful(played, tmp_path_factory):
     content = read(place / "runs/far-blind-1")
     (place / "runs/far-blind-1/run.json").write_text(json.dumps({**content, "state": "running"}))
     Audit([verdict(holds=False, reasons=["outputs of blob-0 changed"])]).save(place / "runs/near-tiny-0/audit.json")
-    Audit([verdict(holds=True)]).save(place / "runs/near-blind-0/audit.json")
+    for seed in (0, 1):
+        Audit([verdict(holds=True, logits=float(seed))]).save(place / f"runs/near-blind-{seed}/audit.json")
     return place
 
 
@@ -144,7 +149,7 @@ def test_the_leaderboard_is_the_ranking(eventful, page):
         if math.isfinite(standing.loss.value):
             assert f'data-v="{standing.loss.value}"' in table
     assert "✗ 1 of 1 fail" in table
-    assert "✓ 1 hold" in table
+    assert "✓ 2 hold" in table
     assert '<span class="badge failed">1 failed</span>' in table
     assert '<span class="badge diverged">1 diverged</span>' in table
     assert '<span class="badge unfinished">1 unfinished</span>' in table
@@ -177,12 +182,30 @@ def test_every_run_has_its_section_and_its_command(eventful, page):
 def test_verdicts_and_receipts(page):
     (verdicts,) = page.all("table", id="verdicts")
     assert verdicts["text"].count("✗ does not hold") == 1
-    assert verdicts["text"].count("✓ holds") == 1
+    assert verdicts["text"].count("✓ holds") == 2
     assert "outputs of blob-0 changed" in verdicts["text"]
     (receipts,) = page.all("table", id="receipts")
     assert "blob-1" in receipts["text"]
     assert "interface" in receipts["text"]
     assert "claimed, not audited" in page.text
+
+
+def test_what_unlearned_is_compared_over_seeds(eventful, page):
+    """Two seeds whose agents equal their references: p = softmax(0, 0), q = softmax(1, 0); the other agent has one."""
+    found = clenv.results(eventful, "groups")
+    assert found.columns == ["scenario", "agent", "seeds", "ijsd", "ajsd", "js_ratio", "irr", "reason"]
+    rows = {row[1]: row for row in found.fetchall()}
+    assert set(rows) == {"tiny", "blind"}
+    p, q = 0.5, 1 / (1 + math.exp(-1))
+    m = (p + q) / 2
+    js = 0.5 * (p * math.log(p / m) + (1 - p) * math.log((1 - p) / (1 - m)))
+    js += 0.5 * (q * math.log(q / m) + (1 - q) * math.log((1 - q) / (1 - m)))
+    assert rows["blind"][2:] == (2, pytest.approx(js), pytest.approx(js / 2), pytest.approx(0.5), 1, None)
+    assert rows["tiny"][2:7] == (1, None, None, None, None)
+    assert "one seed" in rows["tiny"][7]
+    (table,) = page.all("table", id="groups")
+    assert f"{js:.3f}" in table["text"]
+    assert "one seed" in table["text"]
 
 
 def test_what_agents_tell_of_themselves(page):
