@@ -217,8 +217,7 @@ def test_what_agents_tell_of_themselves(page):
         assert re.search(r"norm\s+\d", card)
     assert not any("blind" in card for card in cards)
     charts = [e["aria-label"] for e in page.all("svg") if e.get("aria-label", "").startswith("capacity")]
-    assert charts
-    assert all(re.fullmatch(r"capacity from step 0 to (80|21), at the end: weight 50 %", text) for text in charts)
+    assert "capacity from step 0 to 80, at the end: weight 50 %" in charts
     assert len([path for path in page.all("path") if path.get("d", "").startswith("M") and "stroke" in path]) > 20
 
 
