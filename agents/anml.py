@@ -26,7 +26,7 @@ from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.settings import StreamSpec
 
 from .backbone import Architecture
-from .learning import loss_of
+from .learning import distance, loss_of
 from .masking import InnerLearner, Phi, Theta, make_mask
 
 _KEPT = 100  # minibatches of the pre-training phase from which what is to be remembered is drawn
@@ -153,6 +153,10 @@ class ANML(Agent):
         return h * self._learner.mask(phi, (), x, h)
 
     # Learning
+
+    def figures(self) -> Mapping[str, float]:
+        """Return how far the network is from its initial values, relative to their norm."""
+        return {"adaptation": distance(self.theta, self.start)}
 
     def observe(self, outcome: Outcome) -> Mapping[str, float] | None:
         """Learn the stream by an inner step; in the pre-training phase, collect a trajectory and learn to learn it."""

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from clenv.agent import Agent, Outcome, tensors
 from clenv.errors import SettingsError
 from clenv.events import Exactness, Receipt, UnlearnRequest, VisitBegin
+from clenv.picture import Picture
 from clenv.settings import StreamSpec
 
 from .backbone import Architecture
@@ -159,9 +160,12 @@ class MetaMask(Agent):
         phi, h = self._values, self._learner.hidden(self.theta, x)
         return h * self._learner.mask(phi, self._learner.past(phi, self.history), x, h)
 
-    def pictures(self) -> Mapping[str, Tensor]:
+    def pictures(self) -> Mapping[str, Picture]:
         """Return the masks of the last steps: a row a step, the oldest first, a column a unit."""
-        return {"masks": torch.stack([record.m for record in self.history])} if self.history else {}
+        if not self.history:
+            return {}
+        masks = torch.stack([record.m for record in self.history])
+        return {"masks": Picture(masks, [("last steps", len(masks))], [("units of the last layer", masks.shape[1])])}
 
     # Learning
 

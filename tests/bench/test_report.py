@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import clenv
-from clenv.bench.figures import heat_map, over_steps, spark
+from clenv.bench.figures import chart, heat_map, over_steps, spark
 from clenv.bench.gather import gather
 from clenv.bench.standings import rank
 from clenv.evaluation.verdict import Audit, Verdict
@@ -208,11 +208,26 @@ def test_what_unlearned_is_compared_over_seeds(eventful, page):
     assert "one seed" in table["text"]
 
 
-def test_masks_and_capacity_of_agents_that_offer_them(page):
+def test_what_agents_tell_of_themselves(page):
     cards = [e["text"] for e in page.all("figure", class_="card") if "weight" in e["text"]]
     assert len(cards) == 5  # tiny and tiny lr=0.5 on both scenarios, boom on one
-    assert all("50 %" in card for card in cards)
+    for card in cards:
+        assert "50 %" in card  # capacity
+        assert card.count("output 0") == 2  # a row of the picture, a line of a chart
+        assert re.search(r"norm\s+\d", card)
     assert not any("blind" in card for card in cards)
+    charts = [e["aria-label"] for e in page.all("svg") if e.get("aria-label", "").startswith("capacity")]
+    assert "capacity from step 0 to 80, at the end: weight 50 %" in charts
+    assert len([path for path in page.all("path") if path.get("d", "").startswith("M") and "stroke" in path]) > 20
+
+
+def test_charts_by_hand():
+    drawn = chart("drift", {"a": [(9, 0.0), (19, 2.0)], "b": [(19, 1.0)], "c": [(9, math.nan)]}, (0, 19))
+    assert drawn["ends"] == ["0", "2"]
+    assert drawn["steps"] == (0, 19)
+    paths = [line["path"] for line in drawn["lines"]]
+    assert paths == ["M152 90.0L320 0.0", "M320 45.0L320 45.0", ""]
+    assert chart("s", {"": [(-5, 0.5), (5, 0.5)]}, (-5, 5), share=True)["lines"][0]["path"] == "M0 45.0L320 45.0"
 
 
 def test_an_agent_that_is_gone_is_told(copied):
