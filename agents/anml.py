@@ -26,7 +26,7 @@ from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.settings import StreamSpec
 
 from .backbone import Architecture
-from .learning import Learner, set_gradients
+from .learning import Learner, distance, set_gradients
 from .masking import InnerLearner, Pass, Phi, Theta, make_mask
 
 _KEPT = 2000  # examples of the pre-training phase from which what is to be remembered is drawn
@@ -175,6 +175,10 @@ class ANML(Learner):
     def step(self, observation: Mapping[str, Any]) -> Tensor:
         """Answer a minibatch; with the graph, if it will be learned from at once."""
         return Agent.step(self, observation) if self.since is None else super().step(observation)
+
+    def figures(self) -> Mapping[str, float]:
+        """Return how far the network is from its initial values, relative to their norm."""
+        return {"adaptation": distance(self.theta, self.start)}
 
     def observe(self, outcome: Outcome) -> Mapping[str, float] | None:
         """Learn the stream by an inner step; in the pre-training phase, collect a trajectory and learn to learn it."""

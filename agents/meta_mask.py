@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from clenv.agent import Outcome, tensors
 from clenv.errors import SettingsError
 from clenv.events import Exactness, Receipt, UnlearnRequest, VisitBegin
+from clenv.picture import Picture
 from clenv.settings import StreamSpec
 
 from .backbone import Architecture
@@ -168,9 +169,12 @@ class MetaMask(Learner):
         phi = self._values
         return self._learner.features(phi, self._learner.past(phi, self.history), self.theta, x)
 
-    def pictures(self) -> Mapping[str, Tensor]:
+    def pictures(self) -> Mapping[str, Picture]:
         """Return the masks of the last steps: a row a step, the oldest first, a column a unit."""
-        return {"masks": torch.stack([record.m for record in self.history])} if self.history else {}
+        if not self.history:
+            return {}
+        masks = torch.stack([record.m for record in self.history])
+        return {"masks": Picture(masks, [("last steps", len(masks))], [("units of the last layer", masks.shape[1])])}
 
     # Learning
 

@@ -318,6 +318,7 @@ def test_a_visit_cut_in_two_remembers_its_rates(life):
         ({"scale": "grad", **OPTIMIZERS["adam"]}, "hardly applies"),
         ({"revisit": "regrow"}, "do not move"),
         ({"alpha": 0.0}, "no shared weight moves"),
+        ({"ablation": "constant"}, "ablation='constant' replaces"),
     ],
 )
 def test_compensation_where_it_has_no_meaning_is_refused(life, options, message):

@@ -195,7 +195,7 @@ def test_figures_and_pictures_show_the_masks(make_tasks):
     figures = play(env, agent)
     assert all(f["inner loss"] == pytest.approx(loss) for f, loss in zip(figures, env.score.losses, strict=True))
     assert figures[0]["mean mask"] > 0.8
-    assert agent.pictures()["masks"].shape == (6, 5)
+    assert agent.pictures()["masks"].values.shape == (6, 5)
     agent.phi["mask bias"].data.fill_(-9.0)
     with torch.no_grad():
         assert torch.equal(agent.features(env._x), torch.zeros(4, 5))
