@@ -58,7 +58,7 @@ METHODS = {
     "replay": _method("er", "replay", "Replay", CAPACITY, MEM, **MEM),
     "der++": _method("derpp", "der", "DER", {**CAPACITY, "alpha": 0.1}, MEM, **MEM, batch_size_mem=BATCH),
     "a-gem": _method("agem", "agem", "AGEM", EPISODES, MEM, **PATTERNS, sample_size=64),
-    "gem": _method("gem", "gem", "GEM", EPISODES, PATTERNS, **PATTERNS),
+    "gem": _method("gem", "gem", "GEM", EPISODES, PATTERNS, **PATTERNS)._replace(least=50),
     "ewc": _method("ewc", "ewc", "EWC", STRONG, LAMBDA, **LAMBDA),
     "ewc-online": _method("ewc-online", "ewc-online", "EWC", STRONG, LAMBDA, **LAMBDA, mode="online", decay_factor=1.0),
     "si": _method("si", "si", "SynapticIntelligence", si_lambda=1.0),
