@@ -33,6 +33,7 @@ from clenv.bench.statistics import Estimate, mean_of_known, profile, relative_to
 from clenv.bench.words import digits_for, number, p_value, with_interval
 from clenv.draw import Life, lives, order_of_task
 from clenv.errors import CheckpointError, ClenvWarning
+from clenv.evaluation.page import costs
 from clenv.evaluation.verdict import Verdict
 from clenv.events import event_from_plain
 from clenv.folder import Folder
@@ -417,6 +418,7 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
         "difference": number(verdict.accuracy_difference),
         "seconds": math.nan if verdict.cost is None else verdict.cost.seconds,
         "retraining": math.nan if verdict.cost is None else verdict.cost.retrain_seconds,
+        "cost": [] if verdict.cost is None else costs(verdict.cost),
     }
 
 
