@@ -153,6 +153,11 @@ class AmnesiacHAT(AdaHAT):
                     f"compensation={self.compensation!r} needs masks that do not move, but revisit={self.revisit!r}: "
                     "take 'refine', 'freeze' or 'freeze_all'"
                 )
+            if self.ablation in {"constant", "random"}:
+                raise SettingsError(
+                    f"compensation={self.compensation!r} undoes the rate of the paper, which ablation="
+                    f"{self.ablation!r} replaces: take 'none', 'no_sum' or 'no_reg'"
+                )
             if self.alpha == 0:
                 raise SettingsError(f"compensation={self.compensation!r}: with alpha=0 no shared weight moves")
 

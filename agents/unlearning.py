@@ -20,6 +20,7 @@ from clenv.agent import Agent, Outcome
 from clenv.errors import CapabilityError, SettingsError
 from clenv.evaluation.distances import parameters, walk
 from clenv.events import Exactness, Permanence, Receipt, UnlearnRequest, VisitBegin, VisitEnd
+from clenv.picture import Picture
 from clenv.registry import make_agent
 from clenv.settings import StreamSpec
 
@@ -127,7 +128,11 @@ class Composed(Agent):
         """Return the learner's."""
         return self.inner.capacity()
 
-    def pictures(self) -> Mapping[str, Tensor]:
+    def figures(self) -> Mapping[str, float]:
+        """Return the learner's."""
+        return self.inner.figures()
+
+    def pictures(self) -> Mapping[str, Picture]:
         """Return the learner's."""
         return self.inner.pictures()
 

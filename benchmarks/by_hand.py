@@ -10,7 +10,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from clenv.rng import torch_generator
 CLASSES = 10
 ROUND = 50  # minibatches for which a permutation of the rows is drawn
 Step = Callable[[], Any]
+Rule = Literal["protect", "scale updates", "scale gradients"]
+"""How a HAT-like learner treats the weights of other tasks."""
 
 
 def make_tasks(inputs: int, number: int = 5, rows: int = 2000) -> list[clenv.Task]:
@@ -108,12 +110,12 @@ class Net:
 
 
 def hat(
-    inputs: int, hidden: tuple[int, int], task: clenv.Task, batch_size: int, *, adaptive: bool = False
+    inputs: int, hidden: tuple[int, int], task: clenv.Task, batch_size: int, rule: Rule = "protect"
 ) -> Callable[[], None]:
     """Return one step of HAT, or AdaHAT, in the middle of a later task's annealing, as a function without arguments.
 
     The arithmetic is the masked forward pass, the backward pass, and the protected update: HAT's, which puts protected
-    weights back, or AdaHAT's, which scales the step by a rate that follows the gates.
+    weights back, or AdaHAT's, which scales the step, or the gradient, by a rate that follows the gates.
     """
     s_max, period, sparsity, alpha, epsilon = 400.0, 100, 0.75, 0.1, 0.1
     weights, biases = make_layers((inputs, *hidden, CLASSES))
@@ -136,10 +138,13 @@ def hat(
     losses, accuracies = [], []
     position = 0
 
-    def adapt(gates: Tensor) -> None:
+    def rates(gates: Tensor) -> list[Tensor]:
         r = alpha / (epsilon + room @ gates.detach())
-        for w, before, flags, count, r_l, rest in zip(shared, kept, used, counts, [*r, *r], left, strict=True):
-            update = (w - before).mul_(torch.where(count > 0, r_l / (count + r_l), 1.0)).add_(rest)
+        return [torch.where(count > 0, r_l / (count + r_l), 1.0) for count, r_l in zip(counts, [*r, *r], strict=True)]
+
+    def adapt(by: Sequence[Tensor]) -> None:
+        for w, before, flags, rate, rest in zip(shared, kept, used, by, left, strict=True):
+            update = (w - before).mul_(rate).add_(rest)
             moved = before + update
             torch.sub(update, moved - before, out=rest).mul_(flags)
             torch.where(flags, moved, w, out=w)
@@ -159,10 +164,10 @@ def hat(
         losses.append(loss.item())
         gradients = list(torch.autograd.grad(loss + sparsity * (gates @ free), trained))
         with torch.no_grad():
-            if adaptive:
+            if rule == "scale updates":
                 torch._foreach_copy_(kept, shared)
             else:
-                torch._foreach_mul_(gradients[:4], factors)
+                torch._foreach_mul_(gradients[:4], factors if rule == "protect" else rates(gates))
             factor = (torch.cosh((s * e).clamp(-50.0, 50.0)) + 1) / (torch.cosh(e) + 1)
             gradients[-1] = gradients[-1] * (s_max / s) * factor
             for parameter, gradient in zip(trained, gradients, strict=True):
@@ -170,9 +175,9 @@ def hat(
             nn.utils.clip_grad_norm_(trained, 10000.0)
             optimizer.step()
             e.sub_(gradients[-1], alpha=0.05).clamp_(-6.0, 6.0)
-            if adaptive:
-                adapt(gates)
-            else:
+            if rule == "scale updates":
+                adapt(rates(gates))
+            elif rule == "protect":
                 for parameter, value, flags in zip(shared, kept, used, strict=True):
                     torch.where(flags, value, parameter, out=parameter)
         position += 1

@@ -305,7 +305,7 @@ def _play(records: Records, folder: Path) -> int:
     ]
     say(f"{content['state']}: {content['reason']}, {content['steps']} steps in {content['seconds']:.1f} s\n\n")
     say(table(rows))
-    say(f"\nEverything is in {folder}: run.json, steps.parquet, events.jsonl, evaluations.jsonl, receipts.jsonl\n")
+    say(f"\nEverything is in {folder}: run.json, steps.parquet, *.jsonl (events, evaluations, receipts, curves)\n")
     if content["options"]["tensorboard"]:
         say(f"Curves: tensorboard --logdir {folder}\n")
     return 1 if content["state"] == "diverged" else 0

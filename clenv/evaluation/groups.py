@@ -47,7 +47,11 @@ class GroupComparison:
 
     @property
     def js_ratio(self) -> float:
-        """``|mean IJSD - mean AJSD| / mean IJSD``, 0 is best; nan if the references do not differ."""
+        """``|mean IJSD - mean AJSD| / mean IJSD``, 0 is best; nan if the references do not differ.
+
+        Agents that equal their references bit for bit have ``1 / c`` for ``c`` seeds: of the ``c**2`` pairs ``c`` are
+        equal.
+        """
         within = self.mean_ijsd
         return abs(within - self.mean_ajsd) / within if within > 0 else math.nan
 

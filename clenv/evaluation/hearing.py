@@ -17,7 +17,15 @@ from clenv.evaluation.distances import feature_distances, in_batches, jensen_sha
 from clenv.evaluation.leftovers import Finding, find_examples, search
 from clenv.evaluation.levels import EXAMPLES, Scores, better, changed_tasks, readers, worse, wrong_on_purpose
 from clenv.evaluation.masks import FeatureMask, masked_features
-from clenv.evaluation.membership import Attack, Head, linear_probe, membership_attack, membership_verdict, retained_head
+from clenv.evaluation.membership import (
+    Attack,
+    Head,
+    halves,
+    linear_probe,
+    membership_attack,
+    membership_verdict,
+    retained_head,
+)
 from clenv.evaluation.relearning import Relearning, compare_relearning, fresh_visit
 from clenv.evaluation.replay import PROBES, Removal, Replay, answers, gone_by
 from clenv.evaluation.verdict import Capacity, Cost, Gap, Membership, Trio, Verdict
@@ -393,8 +401,7 @@ class Hearing:
         for task in self._removed:
             x, y = self._members(task)
             unseen, labels = self._env.examples(task, "test", _TEST)
-            fitted = slice(0, len(unseen) // 2)  # of the held-out examples, for a probe
-            attacked = slice(len(unseen) // 2, None)
+            fitted, attacked = halves(len(unseen))  # of the held-out examples, for a probe
             looks: dict[str, dict[str, Attack]] = {"own answers": {}}
             for name, agent in self._trio.items():
                 own = [self._outputs(agent, task, each) for each in (x, unseen)]
@@ -435,13 +442,13 @@ class Hearing:
         entries = [finding for finding in self._leftovers if finding.kind not in _EXAMPLES]
         found = [f"{f.count} examples are found in {f.path} ({f.kind})" for f in examples]
         if entries:
-            found.append(f"{len(entries)} entries of the state are its alone, e.g. {entries[0].path}")
+            found.append(f"{len(entries)} entries of the state are in no run without the task, e.g. {entries[0].path}")
         for task, scores in self._scores.items():
             main, reference = scores["main"], scores["reference"]
             others = [score for name, score in scores.items() if name not in {"main", "full"}]
             known = f"(accuracy {main.accuracy:.2f}, reference {reference.accuracy:.2f})"
-            if better(main, reference):
-                found.append(f"{self._name(task)} is answered better than by the reference {known}")
+            if all(better(main, other) for other in others):
+                found.append(f"{self._name(task)} is answered better than by anyone who never saw it {known}")
             if worse(main, others):
                 found.append(f"{self._name(task)} is answered worse than by anyone who never saw it {known}")
         for task, scores in self._through.items():
@@ -453,9 +460,11 @@ class Hearing:
             f"membership can be inferred through {name}" for name, a in self._attacks.items() if a.verdict == "leaks"
         ]
         for name, relearning in self._relearning.items():
-            if relearning.reached and relearning.ratio < _FAST:
-                times = f"{relearning.steps} steps, the reference needs {relearning.reference_steps}"
-                found.append(f"{name} is learned again in {times}")
+            if relearning.ratio < _FAST:  # of what the reference needs at least, if it does not get there
+                found.append(
+                    f"{name} is learned again in {relearning.steps} steps, "
+                    f"the reference needs {relearning.words(relearning.reference_steps)}"
+                )
         return found
 
     # Gains and costs
@@ -475,7 +484,7 @@ class Hearing:
         main, full = self._evidence.ends
         steps = min(len(main["losses"]), len(full["losses"]))
         after = main["steps"][:steps] > min(request.step for request in self._evidence.requests)
-        return float((full["losses"][:steps] - main["losses"][:steps])[after].sum())
+        return float((full["losses"][:steps] - main["losses"][:steps])[after].sum()) if after.any() else math.nan
 
     def _cost(self) -> Cost:
         evidence = self._evidence

@@ -191,6 +191,7 @@ def play(env: Replay, agent: Agent, stops: Sequence[int]) -> Iterator[tuple[int,
         stops: Steps after which to stop, ascending.
     """
     seconds = 0.0
+    _load_optimisers()
     if not env.empty:
         env.reset()
     for stop in stops:
@@ -207,6 +208,7 @@ def time_ratio(agent: Agent, other: Agent, make: Callable[[], Replay], steps: in
 
     The two take turns, step by step, so that whatever else the machine does slows both.
     """
+    _load_optimisers()
     lives = [(each, make(), [0.0]) for each in (agent, other)]
     for _, env, _ in lives:
         env.reset()
@@ -216,6 +218,11 @@ def time_ratio(agent: Agent, other: Agent, make: Callable[[], Replay], steps: in
             env.step(learner)
             seconds[0] += time.perf_counter() - start
     return lives[0][2][0] / lives[1][2][0]
+
+
+def _load_optimisers() -> None:
+    """Let torch load the hundreds of modules that its first optimiser needs: seconds that belong to no agent."""
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)])
 
 
 def seen_tasks(env: Replay) -> list[int]:

@@ -151,7 +151,8 @@ class Verdict:
         relearning: A fresh visit of each removed task, by name.
         accuracy_difference: AD: mean over R(t) of accuracy minus the full agent's; positive: forgetting freed capacity.
         accuracy_differences: The same by task.
-        loss_difference: ADL: the full agent's online loss minus the agent's, summed over the steps after the request.
+        loss_difference: ADL: the full agent's online loss minus the agent's, summed over the steps after the request;
+            nan if there is none.
         cost: Against training anew.
         mask: Through which mask features were read (see `clenv.evaluation.masks.masked_features`).
         answers: Of each removed task, logits on some held-out examples, shape ``(2, n, outputs)``: of the agent and of

@@ -14,6 +14,7 @@ from clenv.agent import Agent, Outcome, tensors
 from clenv.env import ContinualEnv
 from clenv.errors import CapabilityError, CheckpointError, SettingsError
 from clenv.events import Exactness
+from clenv.picture import Picture
 from clenv.registry import make_agent
 from clenv.states import difference
 from clenv.testing.check import (
@@ -452,8 +453,15 @@ def _check_reports(agent: Agent, where: str) -> None:
     for name, share in agent.capacity().items():
         expect(0 <= share <= 1, f"{where}: capacity {name!r} is {share}, expected a share in [0, 1]")
     for name, picture in agent.pictures().items():
-        inside = picture.dim() == 2 and bool(((picture >= 0) & (picture <= 1)).all())
+        expect(isinstance(picture, Picture), f"{where}: picture {name!r} is no Picture, but {type(picture).__name__}")
+        values = picture.values
+        inside = values.dim() == 2 and bool(((values >= 0) & (values <= 1)).all())
         expect(inside, f"{where}: picture {name!r} is not (height, width) with values in [0, 1]")
+        for bands, size in zip((picture.rows, picture.columns), values.shape, strict=True):
+            covered = sum(count for _, count in bands)
+            expect(covered in {0, size}, f"{where}: picture {name!r} names {covered} of {size} rows or columns")
+    for name, value in agent.figures().items():
+        expect(isinstance(value, float | int), f"{where}: figure {name!r} is {value!r}, expected a number")
     memory = agent.memory()
     expect(isinstance(memory, int) and memory >= 0, f"{where}: memory() is {memory!r}, expected a number of bytes")
 

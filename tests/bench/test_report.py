@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import clenv
-from clenv.bench.figures import heat_map, over_steps, spark
+from clenv.bench.figures import chart, heat_map, over_steps, spark
 from clenv.bench.gather import gather
 from clenv.bench.standings import rank
-from clenv.evaluation.verdict import Audit, Verdict
+from clenv.evaluation.verdict import Audit, Capacity, Cost, Verdict
 from clenv.folder import read
 from clenv.table import size
 
@@ -59,7 +59,15 @@ def verdict(*, holds, reasons=(), logits=0.0):
     measured = levels.EXACT if holds else levels.INTERFACE
     answers = {"blob-1": torch.tensor([[[logits, 0.0]], [[logits, 0.0]]])}
     return Verdict(
-        50, ("blob-1",), ("blob-0", "blob-2"), levels.EXACT, measured, holds, tuple(reasons), answers=answers
+        step=50,
+        tasks=("blob-1",),
+        remaining=("blob-0", "blob-2"),
+        claimed=levels.EXACT,
+        measured=measured,
+        holds=holds,
+        reasons=tuple(reasons),
+        cost=Cost(0.002, 0, 1200, 4000, 2.5, 600, 1.1, Capacity(0.5, 0.25, 0.25, 0, 9), 1.25),
+        answers=answers,
     )
 
 
@@ -183,6 +191,8 @@ def test_verdicts_and_receipts(page):
     (verdicts,) = page.all("table", id="verdicts")
     assert verdicts["text"].count("✗ does not hold") == 1
     assert verdicts["text"].count("✓ holds") == 2
+    assert "1.25 times as with unlearning switched off" in verdicts["text"]
+    assert "free after 0 steps, used again after 9" in verdicts["text"]
     assert "outputs of blob-0 changed" in verdicts["text"]
     (receipts,) = page.all("table", id="receipts")
     assert "blob-1" in receipts["text"]
@@ -208,11 +218,26 @@ def test_what_unlearned_is_compared_over_seeds(eventful, page):
     assert "one seed" in table["text"]
 
 
-def test_masks_and_capacity_of_agents_that_offer_them(page):
+def test_what_agents_tell_of_themselves(page):
     cards = [e["text"] for e in page.all("figure", class_="card") if "weight" in e["text"]]
     assert len(cards) == 5  # tiny and tiny lr=0.5 on both scenarios, boom on one
-    assert all("50 %" in card for card in cards)
+    for card in cards:
+        assert "50 %" in card  # capacity
+        assert card.count("output 0") == 2  # a row of the picture, a line of a chart
+        assert re.search(r"norm\s+\d", card)
     assert not any("blind" in card for card in cards)
+    charts = [e["aria-label"] for e in page.all("svg") if e.get("aria-label", "").startswith("capacity")]
+    assert "capacity from step 0 to 80, at the end: weight 50 %" in charts
+    assert len([path for path in page.all("path") if path.get("d", "").startswith("M") and "stroke" in path]) > 20
+
+
+def test_charts_by_hand():
+    drawn = chart("drift", {"a": [(9, 0.0), (19, 2.0)], "b": [(19, 1.0)], "c": [(9, math.nan)]}, (0, 19))
+    assert drawn["ends"] == ["0", "2"]
+    assert drawn["steps"] == (0, 19)
+    paths = [line["path"] for line in drawn["lines"]]
+    assert paths == ["M152 90.0L320 0.0", "M320 45.0L320 45.0", ""]
+    assert chart("s", {"": [(-5, 0.5), (5, 0.5)]}, (-5, 5), share=True)["lines"][0]["path"] == "M0 45.0L320 45.0"
 
 
 def test_an_agent_that_is_gone_is_told(copied):

@@ -68,6 +68,8 @@ def test_independent_networks_are_exact_in_every_measure(judged):
         assert verdict.retained_head.main == verdict.retained_head.reference
         assert verdict.accuracy_difference == 0
         assert [again.ratio for again in verdict.relearning.values()] == [1]
+        probe = verdict.attacks["probe"]
+        assert probe.auc_chance[0] < probe.auc.reference < probe.auc_chance[1]
         assert verdict.cost.bytes_freed > 0
     assert audit[0].tasks == ("blob-0",)
     assert set(audit[0].remaining) == {"blob-1", "blob-2"}
@@ -81,7 +83,7 @@ def test_doing_nothing_closes_none_of_the_gap(judged):
         assert gap.closed == 0
     assert verdict.accuracy.main == verdict.accuracy.full == 1
     assert verdict.accuracy_difference == verdict.loss_difference == 0
-    assert any("answered better than by the reference" in leak for leak in verdict.leaks)
+    assert any("answered better than by anyone who never saw it" in leak for leak in verdict.leaks)
 
 
 @pytest.mark.parametrize("agent", ["retrain", "checkpoint-replay", "clpu-derpp"])
@@ -99,6 +101,13 @@ def test_at_the_end_all_requests_are_judged_together(judged):
     assert verdict.tasks == ("blob-0", "blob-1")
     assert verdict.remaining == ("blob-2",)
     assert (verdict.measured, verdict.holds) == (Exactness.EXACT, True)
+
+
+def test_where_every_task_came_back_there_is_no_distance(judged):
+    [verdict] = judged("independent", requests=Script((unlearn(1, step=20),)), recurrence="relearn", at="end")
+    assert (verdict.tasks, verdict.remaining) == ((), ("blob-0", "blob-1#2", "blob-2"))
+    assert not any((verdict.distances, verdict.attacks, verdict.relearning, verdict.answers))
+    assert (verdict.measured, verdict.holds, verdict.accuracy_difference) == (Exactness.EXACT, True, 0)
 
 
 @pytest.mark.parametrize(
