@@ -61,7 +61,7 @@ def test_help_comes_from_what_the_options_set(clenv_command):
         ("--horizon {None}|INT", "Scored steps of the stream; None: no end. (default: 120)"),
         ("--scenario.tasks INT", "Number of tasks. (default: 3)"),
         ("--agent.lr FLOAT", "Step size. (default: 0.1)"),
-        ("--log-every INT", "Steps between two points of the TensorBoard log. (default: 100)"),
+        ("--log-every INT", "Steps between two points of the curves"),
     ]:
         assert option in words
         assert about in words

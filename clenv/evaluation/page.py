@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clenv.checkpoint import write_atomically
-from clenv.evaluation.verdict import Audit, Capacity, Gap, Trio, Verdict
+from clenv.evaluation.verdict import Audit, Capacity, Cost, Gap, Trio, Verdict
 from clenv.table import size, table
 
 METRICS = {
@@ -70,7 +70,7 @@ def _figures(verdict: Verdict) -> str:
         "accuracy on what was removed": verdict.accuracy,
         "the same through the head it had": verdict.retained_head,
     }
-    rows += [_trio(name, trio, "") for name, trio in trios.items() if trio is not None]
+    rows += [_trio(name, trio, "") for name, trio in trios.items() if trio is not None and not math.isnan(trio.main)]
     for name, attack in verdict.attacks.items():
         low, high = attack.auc_chance
         rows.append(_trio(f"membership AUC, {name}", attack.auc, f"chance {low:.2f}-{high:.2f}: {attack.verdict}"))
@@ -93,18 +93,21 @@ def _cost(verdict: Verdict) -> str:
     lines = [
         f"Since then, minus never asked: accuracy of the remaining tasks {gained}; summed online loss saved {saved}"
     ]
-    cost = verdict.cost
-    if cost is not None:
-        off = "" if math.isnan(cost.overhead) else f"; {cost.overhead:.2f} times as with unlearning switched off"
-        lines.append(
-            f"Unlearning: {cost.seconds:.3g} s, {cost.samples} examples read; training anew: "
-            f"{cost.retrain_seconds:.3g} s, {cost.retrain_samples} examples"
-        )
-        lines.append(f"Memory: {size(cost.bytes_freed)} freed, {size(cost.memory)} in use")
-        lines.append(f"A step takes {cost.slow_down:.2f} times as long as never asked, requests included{off}")
-        if not math.isnan(cost.capacity.after):
-            lines.append(_capacity(cost.capacity))
+    if verdict.cost is not None:
+        lines += costs(verdict.cost)
     return "\n".join(lines) + "\n"
+
+
+def costs(cost: Cost) -> list[str]:
+    """Return what a request cost, a sentence each: time and examples, memory, steps, capacity."""
+    anew = f"{cost.retrain_seconds:.1f} s, {cost.retrain_samples} examples"
+    off = "" if math.isnan(cost.overhead) else f"; {cost.overhead:.2f} times as with unlearning switched off"
+    lines = [
+        f"Unlearning: {1000 * cost.seconds:.1f} ms, {cost.samples} examples read; training anew: {anew}",
+        f"Memory: {size(cost.bytes_freed)} freed, {size(cost.memory)} in use",
+        f"A step takes {cost.slow_down:.2f} times as long as never asked, requests included{off}",
+    ]
+    return lines if math.isnan(cost.capacity.after) else [*lines, _capacity(cost.capacity)]
 
 
 def _capacity(capacity: Capacity) -> str:

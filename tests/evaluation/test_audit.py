@@ -103,6 +103,13 @@ def test_at_the_end_all_requests_are_judged_together(judged):
     assert (verdict.measured, verdict.holds) == (Exactness.EXACT, True)
 
 
+def test_where_every_task_came_back_there_is_no_distance(judged):
+    [verdict] = judged("independent", requests=Script((unlearn(1, step=20),)), recurrence="relearn", at="end")
+    assert (verdict.tasks, verdict.remaining) == ((), ("blob-0", "blob-1#2", "blob-2"))
+    assert not any((verdict.distances, verdict.attacks, verdict.relearning, verdict.answers))
+    assert (verdict.measured, verdict.holds, verdict.accuracy_difference) == (Exactness.EXACT, True, 0)
+
+
 @pytest.mark.parametrize(
     "options",
     [
