@@ -32,7 +32,7 @@ MASKS: Mapping[str, dict[str, Any]] = {
 
 
 class Result(NamedTuple):
-    """What came of a run; overlaps are nan where no unit closes."""
+    """What came of a run."""
 
     loss: float
     accuracy: float
