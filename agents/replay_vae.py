@@ -156,7 +156,7 @@ class ReplayVAE:
         return tasks, x.view(*x.shape[:2], *self._spec.input_shape)
 
     def picture(self) -> Picture:
-        """Return eight replayed inputs of each task, from black, the least number, to white: one task below the other.
+        """Return eight replayed inputs of each task, from the least number, 0, to the largest, 1, task by task.
 
         Images (their first channel) stand side by side; other inputs are lines, eight a task.
         """

@@ -91,15 +91,17 @@ def test_images_are_replayed_as_images(make_tasks):
     vae.learn(torch.zeros(5, 1, 4, 4), 0)
     assert vae.replay([0], 3, torch_generator(0))[1].shape == (1, 3, 1, 4, 4)
     vae.learn(torch.ones(5, 1, 4, 4), 1)
-    picture = vae.picture()
+    picture, rows, _ = vae.picture()
     images = vae.replay([0, 1], 16, vae.decoder.generator("picture"))[1]
     scaled = (images - images.min()) / (images.max() - images.min())
+    assert rows == [(0, 4), (1, 4)]
     assert picture.shape == (8, 32)  # two tasks of height 4, eight images of width 4
     assert torch.equal(picture[4:, 8:12], scaled[1, 2, 0])
 
 
 def test_other_inputs_are_drawn_as_lines(make_tasks):
-    picture = learned(make_tasks, (0, 1)).picture()
+    picture, rows, _ = learned(make_tasks, (0, 1)).picture()
+    assert rows == [(0, 8), (1, 8)]
     assert picture.shape == (16, 6)
     assert (picture.min(), picture.max()) == (0, 1)
 
