@@ -223,7 +223,7 @@ def test_the_picture_shows_the_drift_of_every_tensor(make_tasks):
     assert not clenv.make_agent("hnet", world(make_tasks), **SMALL).pictures()
     picture = agent.pictures()["drift"]
     assert picture.shape == (3, 4)  # tasks by weight and bias of a hidden layer and the head
-    now = agent._target.tensors(agent._generate([0])[0].detach())
+    now = agent._target.tensors(agent.networks([0])[0].detach())
     then = agent._target.tensors(agent.slots[0]["target"])
     for column, (a, b) in enumerate(zip(now, then, strict=True)):
         assert picture[0, column].item() == pytest.approx(((a - b).norm() / b.norm()).clamp(max=1).item(), rel=1e-4)
