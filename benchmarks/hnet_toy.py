@@ -154,20 +154,22 @@ class Draws:
         """Give an agent new weights and embeddings."""
         sizes = [math.prod(shape) for shape in agent._target.shapes]  # noqa: SLF001
         shapes = [(10, 2), (10, 10), *((size, 10) for size in sizes)]
-        for rows, columns in shapes:  # PyTorch's default weights and biases are drawn first, and given up
+        for rows, columns in shapes:  # other weights, biases and embeddings are drawn first, and given up
             torch.empty(rows, columns).uniform_(generator=self._weights)
             torch.empty(rows).uniform_(generator=self._weights)
-        embeddings = [torch.empty(2).normal_(generator=self._weights) for _ in range(3)]
+        self._embeddings()
         matrices = [nn.init.xavier_uniform_(torch.empty(shape), generator=self._weights) for shape in shapes]
-        embeddings = [torch.empty(2).normal_(generator=self._weights) for _ in range(3)]
         with torch.no_grad():
             weights = [*matrices[:2], torch.cat(matrices[2:])]
             for number, weight in enumerate(weights):
                 agent.theta[2 * number].copy_(weight)
                 agent.theta[2 * number + 1].zero_()
-        for task, e in enumerate(embeddings):
+        for task, e in enumerate(self._embeddings()):
             agent.slots[task] = {"e": nn.Parameter(e), "target": None, "steps": 0, "provenance": []}
         agent.rebuild()
+
+    def _embeddings(self) -> list[Tensor]:
+        return [torch.empty(2).normal_(generator=self._weights) for _ in CURVES]
 
     def order(self, examples: int = 100) -> Iterator[int]:
         """Yield indices of one reshuffled epoch after another."""
