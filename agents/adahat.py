@@ -26,6 +26,7 @@ from .hat import HAT, sparsity
 from .learning import Protection, WriteProtection
 
 _FEW = 10  # R_l is 0 in a layer that has no more free units than this
+_FLAT = {"constant": 1.0, "random": 0.5}  # ablations whose rate is the same for all used weights: its mean, by alpha
 
 
 def adjustment_rate(counts: Tensor, r: Tensor) -> Tensor:
@@ -132,8 +133,9 @@ class AdaHAT(HAT):
         scale: Literal["update", "grad"] = "update"
         """What the rate multiplies: the optimiser's update, or the gradient, as published. Adam divides a factor of
         the gradient away, and in float32 the scaled updates of plain SGD mostly vanish."""
-        ablation: Literal["none", "no_sum", "no_reg"] = "none"
-        """Leave out of the rate: nothing; the counts (the number of known tasks stands in for ``S``); ``R_l``."""
+        ablation: Literal["none", "no_sum", "no_reg", "constant", "random"] = "none"
+        """Leave out of the rate: nothing; the counts (the number of known tasks stands in for ``S``); ``R_l``; or both,
+        so that it is alpha (1: only the masks keep tasks apart), or alpha times a new draw from [0, 1] at each step."""
 
         def __post_init__(self) -> None:
             """Check the ranges."""
@@ -142,6 +144,10 @@ class AdaHAT(HAT):
                 raise SettingsError(f"alpha={self.alpha!r}: expected a number >= 0")
             if not self.epsilon > 0:
                 raise SettingsError(f"epsilon={self.epsilon!r}: expected a number > 0")
+            if self.ablation in _FLAT and self.alpha > 1:
+                raise SettingsError(
+                    f"alpha={self.alpha!r} is the rate itself with ablation={self.ablation!r}: at most 1"
+                )
 
     forgetting_free = False
     unlearning = Exactness.INTERFACE
@@ -194,16 +200,35 @@ class AdaHAT(HAT):
 
     def _rates(self, gates: Tensor) -> list[Tensor]:
         """Return the rate of every shared entry, given the running task's gates."""
+        if self._hyper.ablation in _FLAT:
+            return self._flat_rates()
         r = self._strength(gates)
         return [adjustment_rate(counts, r_l) for counts, r_l in zip(self._counts, [*r, *r], strict=True)]
 
+    def _flat_rates(self) -> list[Tensor]:
+        """Return rates that follow neither counts nor gates: alpha, or alpha times draws of this step alone."""
+        assert self.running is not None  # for the type checker: a segment is open
+        alpha = float(self._hyper.alpha)
+        rates = [torch.full_like(counts, alpha) for counts in self._counts]
+        if self._hyper.ablation == "random":
+            draws = self.generator("rate", self.running, self.tasks[self.running]["steps"])
+            rates = [alpha * torch.rand(rate.shape, generator=draws).to(rate) for rate in rates]
+        return [
+            torch.where(counts > 0, rate * counts.isfinite(), 1.0)
+            for counts, rate in zip(self._counts, rates, strict=True)
+        ]
+
     def capacity(self) -> Mapping[str, float]:
         """Return HAT's shares, and the mean over all weights of what the rate holds back from a task to come."""
-        shares = dict(super().capacity())
-        if shares:
-            masks = [record["mask"] for record in self.tasks.values() if record["mask"] is not None]
-            r = torch.tensor(self._hyper.alpha / self._hyper.epsilon)  # R_l = 0: it takes no free unit
-            rates = torch.cat([adjustment_rate(counts, r).flatten() for counts in self._sums(masks)])
+        shares = {**super().capacity(), "protection": 0.0}
+        masks = [record["mask"] for record in self.tasks.values() if record["mask"] is not None]
+        if masks:
+            counts = torch.cat([part.flatten() for part in self._sums(masks)])
+            if self._hyper.ablation in _FLAT:
+                rates = torch.where(counts > 0, self._hyper.alpha * _FLAT[self._hyper.ablation], 1.0)
+            else:
+                r = torch.tensor(self._hyper.alpha / self._hyper.epsilon)  # R_l = 0: it takes no free unit
+                rates = adjustment_rate(counts, r)
             shares["protection"] = 1 - rates.mean().item()
         return shares
 
@@ -230,7 +255,8 @@ class AdaHAT(HAT):
 
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
         """Take one step; while the mask is learned, the rate follows it."""
-        if self.annealing and isinstance(self._protection, ScaledGradients | ScaledUpdates):
+        follows = self.annealing if self._hyper.ablation not in _FLAT else self._hyper.ablation == "random"
+        if follows and isinstance(self._protection, ScaledGradients | ScaledUpdates):
             self._protection.rates = self._rates(self._gates)
         return super().learn(loss)
 

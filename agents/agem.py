@@ -17,10 +17,21 @@ from .gem import Episodic
 from .memory import Memory, Reservoir
 
 
-def unopposed(g: Tensor, r: Tensor) -> Tensor:
-    """Return ``g - (g^T r / r^T r) r`` if ``g^T r < 0``, else ``g`` itself (eq. 11); both of shape ``(p,)``."""
-    product = torch.dot(g, r)
-    return g if bool(product >= 0) else g - product / torch.dot(r, r) * r
+def unopposed(g: list[Tensor], r: list[Tensor]) -> bool:
+    """Let ``g`` be ``g - (g^T r / r^T r) r`` if ``g^T r < 0`` (eq. 11), in place; return whether it was.
+
+    Args:
+        g: A gradient, one tensor a parameter.
+        r: The other one, of the same shapes.
+    """
+    product = _dot(g, r)
+    if product < 0:
+        torch._foreach_add_(g, r, alpha=-product / _dot(r, r))
+    return product < 0
+
+
+def _dot(one: list[Tensor], other: list[Tensor]) -> float:
+    return torch.stack([torch.dot(a.flatten(), b.flatten()) for a, b in zip(one, other, strict=True)]).sum().item()
 
 
 class AGEM(Episodic):
@@ -55,6 +66,6 @@ class AGEM(Episodic):
         mine = self.parameters((self.slot,))
         involved = self.parameters([self.slot, *self.slots(self.buffer, rows)])
         g = self.gradient(loss, involved)
-        allowed = unopposed(g, self.gradient_on(self.buffer, rows, involved))
-        self.step_along(allowed, mine if allowed is g else involved)
+        changed = unopposed(g, self.gradient_on(self.buffer, rows, involved))
+        self.apply(*((involved, g) if changed else (mine, g[: len(mine)])))
         return None

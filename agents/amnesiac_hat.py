@@ -9,7 +9,7 @@ any step; what a removed task alone used is free again for the very next step.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from typing import Any, Literal, TypedDict
 
@@ -153,6 +153,11 @@ class AmnesiacHAT(AdaHAT):
                     f"compensation={self.compensation!r} needs masks that do not move, but revisit={self.revisit!r}: "
                     "take 'refine', 'freeze' or 'freeze_all'"
                 )
+            if self.ablation in {"constant", "random"}:
+                raise SettingsError(
+                    f"compensation={self.compensation!r} undoes the rate of the paper, which ablation="
+                    f"{self.ablation!r} replaces: take 'none', 'no_sum' or 'no_reg'"
+                )
             if self.alpha == 0:
                 raise SettingsError(f"compensation={self.compensation!r}: with alpha=0 no shared weight moves")
 
@@ -180,6 +185,14 @@ class AmnesiacHAT(AdaHAT):
         self.shadow_steps = 0
         layers = [torch.full_like(w, number % len(self.weights)) for number, w in enumerate(self._initial)]
         self._layer = self._flat(layers).long()
+
+    def without_unlearning(self) -> AdaHAT | None:
+        """Return AdaHAT, which draws the same numbers under this class's name; None with pruning, which is learning."""
+        if self._hyper.prune:
+            return None
+        plain: type[AdaHAT] = type(type(self).__name__, (AdaHAT,), {})
+        options = {item.name: getattr(self._hyper, item.name) for item in fields(AdaHAT.Hyperparameters)}
+        return plain(self._spec, seed=self._seed, device=self._device, **options)
 
     # All shared parameters as one vector
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from clenv.errors import SettingsError
 from clenv.settings import StreamSpec
 
 from .consolidating import Consolidating, Consolidation
-from .importance import Start, summed_gradients
+from .importance import Measure
 from .learning import set_gradients
 
 BACKBONE = -1
@@ -89,8 +89,9 @@ class Anchored(Consolidating):
             return
         omega = [values for part in held for values in self.omega[part]]
         anchor = [values for part in held for values in self.anchor[part]]
-        offsets = [parameter - there for parameter, there in zip(self._trained, anchor, strict=False)]
-        torch._foreach_addcmul_(gradients[: len(omega)], omega, offsets, value=strength)
+        # One parameter after the other, whose values are then still in the cache.
+        for gradient, weight, parameter, there in zip(gradients, omega, self._trained, anchor, strict=False):
+            gradient.addcmul_(weight, parameter - there, value=strength)
 
 
 @dataclass(frozen=True)
@@ -138,43 +139,39 @@ class Estimating(Anchored):
             self.kept.append((self._slot(outcome.task), outcome.outputs, outcome.x.clone(), outcome.y.clone()))
         return super().with_graph(outcome)
 
-    def estimate(self, start: Start, size: Callable[[Tensor], Tensor]) -> dict[int, Parts]:
-        """Return, by slot, the mean over all kept examples of `summed_gradients`, and let the examples go.
-
-        Args:
-            start: The functions, by their gradients with respect to the outputs.
-            size: ``torch.square`` or ``torch.abs``.
-        """
+    def estimate(self, measure: Measure) -> dict[int, Parts]:
+        """Return the mean importance over all kept examples, by slot and part, and let the examples go."""
         groups: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
         for slot, outputs, x, y in self.kept:
             groups.setdefault((slot, outputs), []).append((x, y))
-        number = sum(len(x) for *_, x, _ in self.kept)
+        share = 1 / max(sum(len(x) for *_, x, _ in self.kept), 1)
         self.kept, self.stride = [], 1
         found: dict[int, Parts] = {}
         for (slot, outputs), minibatches in groups.items():
             xs, ys = (torch.cat(column) for column in zip(*minibatches, strict=True))
             head = self.heads[slot]
-            sums = summed_gradients(
-                self._backbone, self.weights, self.biases, [p[:outputs] for p in head], xs, ys, start, size
-            )
+            theta = [*self.weights, *self.biases, *(p[:outputs] for p in head)]
+            means = measure.summed(self._backbone, theta, xs, ys, share)
             for narrow, whole in zip((-2, -1), head, strict=True):
-                sums[narrow] = torch.cat([sums[narrow], torch.zeros_like(whole[outputs:])])
-            means = [values / number for values in sums]
+                means[narrow] = torch.cat([means[narrow], torch.zeros_like(whole[outputs:])])
             parts = found.setdefault(slot, {})
             for part, values in ((BACKBONE, means[:-2]), (slot, means[-2:])):
                 parts[part] = plus(parts[part], values) if part in parts else values
         return found
 
     @torch.no_grad()
-    def accumulate(self, start: Start, size: Callable[[Tensor], Tensor], *, old: float = 1.0, new: float = 1.0) -> None:
+    def accumulate(self, measure: Measure, *, old: float = 1.0, new: float = 1.0) -> None:
         """Let the importance be ``old`` times what it was plus ``new`` times `estimate`; anchor everything here.
 
         A part that was not held before takes the estimate as it is.
         """
-        for part, values in self.omega.items():
-            self.omega[part] = [old * value for value in values]
-        for parts in self.estimate(start, size).values():
+        before = set(self.omega)
+        for values in self.omega.values():
+            torch._foreach_mul_(values, old)
+        for parts in self.estimate(measure).values():
             for part, values in parts.items():
-                known = part in self.omega
-                self.omega[part] = plus(self.omega[part], [new * value for value in values]) if known else values
+                if part in self.omega:
+                    torch._foreach_add_(self.omega[part], values, alpha=new if part in before else 1.0)
+                else:
+                    self.omega[part] = values
         self.anchor = {part: [p.detach().clone() for p in self.parameters(part)] for part in self.omega}

@@ -26,10 +26,10 @@ from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.settings import StreamSpec
 
 from .backbone import Architecture
-from .learning import loss_of
-from .masking import InnerLearner, Phi, Theta, make_mask
+from .learning import Learner, distance, set_gradients
+from .masking import InnerLearner, Pass, Phi, Theta, make_mask
 
-_KEPT = 100  # minibatches of the pre-training phase from which what is to be remembered is drawn
+_KEPT = 2000  # examples of the pre-training phase from which what is to be remembered is drawn
 
 
 class Minibatch(NamedTuple):
@@ -46,7 +46,18 @@ class Minibatch(NamedTuple):
     outputs: int
 
 
-class ANML(Agent):
+def joined(batches: Sequence[Minibatch]) -> list[Minibatch]:
+    """Return minibatches of which as many columns count as one."""
+    alike: dict[int, list[Minibatch]] = {}
+    for batch in batches:
+        alike.setdefault(batch.outputs, []).append(batch)
+    return [
+        Minibatch(torch.cat([b.x for b in some]), torch.cat([b.y for b in some]), outputs)
+        for outputs, some in alike.items()
+    ]
+
+
+class ANML(Learner):
     """Gates that depend on the input, over a network that learns by plain SGD.
 
     In the pre-training phase, every ``trajectory`` minibatches: the output units of their classes are drawn anew, the
@@ -109,7 +120,9 @@ class ANML(Agent):
         hyper = self._hyper
         backbone = hyper.build(spec.input_shape)
         gates = make_mask(hyper.gates, math.prod(spec.input_shape), backbone.features)
-        self._learner = InnerLearner(backbone, gates, hyper.inner_rate, 1, first_order=hyper.first_order)
+        self._learner = InnerLearner(
+            backbone, gates, hyper.inner_rate, 1, head_only=hyper.inner == "head", first_order=hyper.first_order
+        )
         drawn = gates.initial(self.generator("phi"))
         self.phi = {name: nn.Parameter(value.to(self._device)) for name, value in drawn.items()}
         first = self._learner.initial(spec.output_size, self.generator("start"))
@@ -120,6 +133,7 @@ class ANML(Agent):
         self.seen = 0
         self.since: int | None = None
         self.optimizer: torch.optim.Optimizer | None = self._make_optimizer()
+        self._pass: Pass | None = None
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.Adam([*self.phi.values(), *self.start], lr=self._hyper.meta_rate)
@@ -146,30 +160,39 @@ class ANML(Agent):
     def features(self, x: Tensor, task: int | None = None) -> Tensor:
         """Return the gated activations of the last hidden layer."""
         del task
-        return self._gated(self._values, self.theta, x)
-
-    def _gated(self, phi: Phi, theta: Theta, x: Tensor) -> Tensor:
-        h = self._learner.hidden(theta, x)
-        return h * self._learner.mask(phi, (), x, h)
+        return self._learner.features(self._values, (), self.theta, x)
 
     # Learning
 
+    def enter(self, task: int | None) -> None:
+        """Do nothing: the method knows no tasks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Answer inputs, with the graph."""
+        self._pass = self._learner.answer(self.theta, self._values, (), x)
+        return self._pass.answers
+
+    def step(self, observation: Mapping[str, Any]) -> Tensor:
+        """Answer a minibatch; with the graph, if it will be learned from at once."""
+        return Agent.step(self, observation) if self.since is None else super().step(observation)
+
+    def figures(self) -> Mapping[str, float]:
+        """Return how far the network is from its initial values, relative to their norm."""
+        return {"adaptation": distance(self.theta, self.start)}
+
     def observe(self, outcome: Outcome) -> Mapping[str, float] | None:
         """Learn the stream by an inner step; in the pre-training phase, collect a trajectory and learn to learn it."""
-        batch = Minibatch(outcome.x, outcome.y, outcome.outputs)
-        if outcome.step < 0:
-            return self._meta_train(batch)
-        if self.since is None:
-            self._begin(outcome.step)
-        self.theta = tuple(p.detach() for p in self._inner_step(self._values, self.theta, batch))
-        return None
+        if outcome.step >= 0:
+            return super().observe(outcome)
+        figures = self._meta_train(Minibatch(outcome.x, outcome.y, outcome.outputs))
+        if outcome.step == -1:
+            self._begin(0)
+        return figures
 
-    def _inner_step(self, phi: Phi, theta: Theta, batch: Minibatch) -> Theta:
-        moved = self._learner.step(theta, phi, (), batch.x, batch.y, batch.outputs).theta
-        if self._hyper.inner == "all":
-            return moved
-        head = 2 * len(self._learner.backbone.layers)
-        return (*theta[:head], *moved[head:])
+    def learn(self, loss: Tensor) -> None:
+        """Take an inner step."""
+        assert self._pass is not None  # for the type checker: `forward` came before
+        self.theta, self._pass = self._learner.update(self._pass, loss).theta, None
 
     def _begin(self, step: int) -> None:
         """Let the stream begin: a new output layer, and nothing of the pre-training phase but what was learned."""
@@ -180,7 +203,7 @@ class ANML(Agent):
     def _redrawn(self, theta: Theta, classes: Tensor | None, *purpose: int | str) -> Theta:
         """Return the network with output units drawn anew; None: all of them."""
         drawn = self._learner.initial(self._spec.output_size, self.generator("head", *purpose))
-        head = 2 * len(self._learner.backbone.layers)
+        head = self._learner.head
         fresh = [values.to(self._device) for values in drawn[head:]]
         if classes is None:
             return (*theta[:head], *fresh)
@@ -199,30 +222,30 @@ class ANML(Agent):
             return None
         batches = [*self.trajectory, *self._remembered()]
         classes = None if batch.y.is_floating_point() else torch.unique(torch.cat([b.y for b in self.trajectory]))
-        gradients, loss = torch.func.grad_and_value(self._meta_loss, argnums=(0, 1))(
-            self._values, tuple(p.detach() for p in self.start), batches, classes
-        )
+        loss = self._meta_loss(dict(self.phi), tuple(self.start), batches, classes)
+        trained = [*self.phi.values(), *self.start]
+        gradients = torch.autograd.grad(loss, trained, allow_unused=True, materialize_grads=True)
         assert self.optimizer is not None  # for the type checker: the stream has not begun
-        for name, parameter in self.phi.items():
-            parameter.grad = gradients[0][name]
-        for parameter, gradient in zip(self.start, gradients[1], strict=True):
-            parameter.grad = gradient
+        set_gradients(trained, gradients)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.theta = tuple(p.detach() for p in self.start)
         for each in self.trajectory:
             self._keep(each)
         self.trajectory = []
-        return {"meta loss": float(loss)}
+        return {"meta loss": loss.item()}
 
     def _meta_loss(self, phi: Phi, start: Theta, batches: Sequence[Minibatch], classes: Tensor | None) -> Tensor:
         """Return the loss on all minibatches after an inner step on each of the trajectory, which come first."""
         theta = self._redrawn(start, classes, self.seen)
         for batch in batches[: self._hyper.trajectory]:
-            theta = self._inner_step(phi, theta, batch)
-        answers = [self._learner.output(theta, self._gated(phi, theta, batch.x)) for batch in batches]
-        losses = [loss_of(answer[:, : b.outputs], b.y) for answer, b in zip(answers, batches, strict=True)]
-        return torch.stack(losses).mean()
+            theta = self._learner.step(theta, phi, (), batch.x, batch.y, batch.outputs, graph=True).theta
+        total = sum(len(batch.x) for batch in batches)
+        losses = []
+        for batch in joined(batches):
+            answers = self._learner.output(theta, self._learner.features(phi, (), theta, batch.x))
+            losses.append(self._learner.loss(answers, batch.y, batch.outputs) * len(batch.x) / total)
+        return torch.stack(losses).sum()
 
     def _remembered(self) -> list[Minibatch]:
         """Draw minibatches of what was kept of the pre-training phase."""
@@ -233,7 +256,7 @@ class ANML(Agent):
     def _keep(self, batch: Minibatch) -> None:
         """Let a minibatch take a random place among all seen; the first places are kept (reservoir sampling)."""
         place = self.seen
-        if place >= _KEPT:
+        if place >= max(1, _KEPT // self._spec.batch_size):
             place = int(torch.randint(self.seen + 1, (), generator=self.generator("keep", self.seen)))
         if place == len(self.kept):
             self.kept.append(batch)

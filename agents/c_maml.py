@@ -26,7 +26,7 @@ from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.settings import StreamSpec
 
 from .backbone import Backbone, initial_affine
-from .learning import Learner, Training, loss_of, set_gradients
+from .learning import Learner, Training, distance, loss_of, set_gradients
 
 
 class Minibatch(NamedTuple):
@@ -180,6 +180,10 @@ class CMAML(Learner):
     def _adapted(self, start: Sequence[Tensor] | None, batch: Minibatch) -> list[Tensor]:
         """Return ``theta`` after a minibatch: with its graph if the loss made with it will train ``phi``."""
         return self._adapt(start or self.phi, batch, graph=self.pretraining or not self._hyper.prolonged)
+
+    def figures(self) -> Mapping[str, float]:
+        """Return how far ``theta`` is adapted: its distance from ``phi``, relative to the norm of ``phi``."""
+        return {"adaptation": distance(self._theta, self.phi)}
 
     def observe(self, outcome: Outcome) -> Mapping[str, float]:
         """Take the outer step that is due, then adapt to this minibatch."""

@@ -77,7 +77,7 @@ class ER(Replaying):
         """Return the loss of the minibatch joined with that of what is replayed."""
         for rows, answers in zip(self._drawn, self._answers[1:], strict=True):
             share = len(rows) / (len(rows) + len(self._answers[0]))
-            loss = (1 - share) * loss + share * self.loss_on(answers, self.buffer, rows)
+            loss = torch.lerp(loss, self.loss_on(answers, self.buffer, rows), share)
         return loss
 
     def observe(self, outcome: Outcome) -> Mapping[str, float] | None:

@@ -22,6 +22,7 @@ from clenv.events import Exactness, Permanence, Receipt, UnlearnRequest
 from clenv.settings import StreamSpec
 
 from .anchoring import Estimating, Estimation, Parts, plus
+from .importance import Measure
 
 PERMANENT = -1
 """Under which the summands of permanent tasks are kept, all in one."""
@@ -57,7 +58,7 @@ def empirical_fisher(outputs: Tensor, y: Tensor) -> Tensor:
     return outputs.softmax(1)[None] - F.one_hot(y, outputs.shape[1])
 
 
-_STARTS = {"true": true_fisher, "empirical": empirical_fisher}
+_FISHER = {"true": Measure(true_fisher, torch.square), "empirical": Measure(empirical_fisher, torch.square)}
 
 
 def add(omega: Parts, anchor: Parts, more: Parts, there: Parts) -> None:
@@ -99,7 +100,7 @@ class OnlineEWC(Estimating):
 
     def consolidate(self) -> None:
         """Add the segment's Fisher information, and anchor everything where it is now."""
-        self.accumulate(_STARTS[self._hyper.fisher], torch.square, old=self._hyper.decay)
+        self.accumulate(_FISHER[self._hyper.fisher], old=self._hyper.decay)
 
 
 class EWC(Estimating):
@@ -132,7 +133,7 @@ class EWC(Estimating):
     @torch.no_grad()
     def consolidate(self) -> None:
         """Add the segment's summand, of each task that it held."""
-        for task, fisher in self.estimate(_STARTS[self._hyper.fisher], torch.square).items():
+        for task, fisher in self.estimate(_FISHER[self._hyper.fisher]).items():
             here: Parts = {part: [p.detach().clone() for p in self.parameters(part)] for part in fisher}
             add(self.omega, self.anchor, fisher, here)
             if self._head_per_task:

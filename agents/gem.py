@@ -6,6 +6,7 @@ D. Lopez-Paz and M. Ranzato, *Gradient Episodic Memory for Continual Learning*, 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,21 +76,14 @@ class Episodic(Replaying, Consolidating):
     def store(self, examples: dict[str, Tensor]) -> None:
         """Keep the examples of a segment that has ended."""
 
-    def gradient(self, loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
-        """Return the gradient of a loss as one vector; zeros where it does not depend on a parameter."""
-        parts = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-        return torch.cat([part.reshape(-1) for part in parts])
+    def gradient(self, loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+        """Return the gradient of a loss, one tensor a parameter; zeros where it does not depend on one."""
+        return list(torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True))
 
-    def gradient_on(self, memory: Memory, rows: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
-        """Return the gradient of the mean loss of kept examples as one vector."""
+    def gradient_on(self, memory: Memory, rows: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+        """Return the gradient of the mean loss of kept examples."""
         answers = self.answers(memory.at("x", rows), self.slots(memory, rows))
         return self.gradient(self.loss_on(answers, memory, rows), parameters)
-
-    def step_along(self, gradient: Tensor, parameters: list[nn.Parameter]) -> None:
-        """Take one step of the optimiser, given the gradient as one vector; its entries beyond `parameters` are 0."""
-        sizes = [parameter.numel() for parameter in parameters]
-        parts = gradient[: sum(sizes)].split_with_sizes(sizes)
-        self.apply(parameters, [part.view_as(p) for part, p in zip(parts, parameters, strict=True)])
 
 
 def feasible(g: Tensor, constraints: Tensor, margin: float) -> Tensor:
@@ -109,12 +103,16 @@ def feasible(g: Tensor, constraints: Tensor, margin: float) -> Tensor:
         return g
     from scipy.optimize import nnls
 
-    kept: NDArray[np.float64] = constraints.double().cpu().numpy()
-    q = kept @ kept.T + 1e-3 * np.eye(len(kept))
+    products: NDArray[np.float64] = (constraints @ constraints.T).double().cpu().numpy()
+    q = products + 1e-3 * np.eye(len(products))
     lower = np.linalg.cholesky(q)
     target = np.linalg.solve(lower, opposed.double().cpu().numpy() + q.sum(1) * margin)
     v = margin + nnls(lower.T, -target)[0]
     return g + torch.as_tensor(v, dtype=g.dtype, device=g.device) @ constraints
+
+
+def _flat(gradient: Sequence[Tensor]) -> Tensor:
+    return torch.cat([part.reshape(-1) for part in gradient])
 
 
 class GEM(Episodic):
@@ -165,14 +163,17 @@ class GEM(Episodic):
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
         """Take one step along the nearest gradient that raises the loss on no kept segment."""
         assert self.slot is not None  # for the type checker: `enter` came before
-        mine = self.parameters((self.slot,))
-        segments = self.buffer["segment"]
-        groups = [(segments == number).nonzero().flatten() for number in sorted(set(segments.tolist()))]
-        if not groups:
+        if not self.buffer.size:
             return super().learn(loss)
+        lengths = list(Counter(self.buffer["segment"].tolist()).values())
+        groups = torch.arange(self.buffer.size, device=self._device).split_with_sizes(lengths)
+        mine = self.parameters((self.slot,))
         involved = self.parameters([self.slot, *self.slots(self.buffer, torch.cat(groups))])
-        constraints = torch.stack([self.gradient_on(self.buffer, rows, involved) for rows in groups])
-        g = self.gradient(loss, involved)
+        constraints = torch.stack([_flat(self.gradient_on(self.buffer, rows, involved)) for rows in groups])
+        g = _flat(self.gradient(loss, involved))
         allowed = feasible(g, constraints, self._hyper.margin)
-        self.step_along(allowed, mine if allowed is g else involved)
+        parameters = mine if allowed is g else involved
+        sizes = [parameter.numel() for parameter in parameters]
+        parts = allowed[: sum(sizes)].split_with_sizes(sizes)
+        self.apply(parameters, [part.view_as(p) for part, p in zip(parts, parameters, strict=True)])
         return None

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from clenv.agent import tensors
 from clenv.errors import SettingsError
 from clenv.events import Exactness, Receipt, UnlearnRequest, VisitEnd
+from clenv.picture import Picture
 from clenv.settings import StreamSpec
 
 from .backbone import Backbone, initial_affine
@@ -268,19 +269,22 @@ class HAT(Learner):
     def capacity(self) -> Mapping[str, float]:
         """Return the share of each layer's units that a finished task uses, and of the weights that one reads."""
         masks = [record["mask"] for record in self.tasks.values() if record["mask"] is not None]
-        if not masks:
-            return {}
-        used = self._backbone.split(torch.stack(masks).any(0))
+        used = self._backbone.split(self._used(masks))
         shares = {f"units of layer {number}": part.float().mean().item() for number, part in enumerate(used, 1)}
         read = self._union(masks)
         shares["weights"] = sum(int(flags.sum()) for flags in read) / sum(flags.numel() for flags in read)
         return shares
 
-    def pictures(self) -> Mapping[str, Tensor]:
-        """Return the masks as they are now: a row a task, a column a unit, layer after layer."""
+    def pictures(self) -> Mapping[str, Picture]:
+        """Return the masks as they are now, tasks by units, and which share of a row's units a column's task uses."""
         if not self.tasks:
             return {}
-        return {"masks": torch.stack([self._gate(*item).detach() for item in self.tasks.items()])}
+        masks = torch.stack([self._gate(*item).detach() for item in self.tasks.items()])
+        layers = [(f"layer {number}", units) for number, units in enumerate(self._backbone.units, 1)]
+        used = (masks > 0.5).to(masks.dtype)
+        overlap = used @ used.T / used.sum(1, keepdim=True).clamp(min=1)
+        rows = [(task, 1) for task in self.tasks]
+        return {"masks": Picture(masks, rows, layers), "overlap": Picture(overlap, rows, rows)}
 
     # A segment: begin, learn, end
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from clenv.agent import tensors
 from clenv.errors import SettingsError
 from clenv.events import Exactness, Receipt, UnlearnRequest, VisitEnd
+from clenv.picture import Band, Picture
 from clenv.settings import StreamSpec
 
 from .hypernetwork import Activation, Hypernetwork, Init, Target
@@ -123,6 +124,7 @@ class HNET(Learner):
     needs_task_labels: ClassVar[Literal["never", "train", "always"]] = "always"
     grows = True
     unlearning = Exactness.INTERFACE
+    _kept = "task"  # what a slot stands for
 
     def __init__(
         self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
@@ -206,14 +208,20 @@ class HNET(Learner):
         tasks, moved, targets = self._moved()
         return dict(zip(tasks, (moved.norm(dim=1) / targets.norm(dim=1)).tolist(), strict=True))
 
-    def pictures(self) -> Mapping[str, Tensor]:
+    def figures(self) -> Mapping[str, float]:
+        """Return the drift of every task that has a target."""
+        return {f"drift by {self._kept}/{self._kept} {number}": value for number, value in self.drift().items()}
+
+    def pictures(self) -> Mapping[str, Picture]:
         """Return the drift of every tensor of every generated network, relative to its norm: tasks by tensors."""
         tasks, moved, targets = self._moved()
         if not tasks:
             return {}
         sizes = [math.prod(shape) for shape in self._target.shapes]
         norms = [torch.stack([part.norm(dim=1) for part in torch.split(W, sizes, 1)], 1) for W in (moved, targets)]
-        return {"drift": (norms[0] / norms[1].clamp(min=1e-12)).clamp(0, 1)}
+        drift = (norms[0] / norms[1].clamp(min=1e-12)).clamp(0, 1)
+        rows: list[Band] = [(task if self._kept == "task" else f"{self._kept} {task}", 1) for task in tasks]
+        return {"drift": Picture(drift, rows, [(name, 1) for name in self._target.names])}
 
     # Learning
 

@@ -87,6 +87,7 @@ class HNETOnline(HNET):
                 raise SettingsError(f"kappa={self.kappa!r}: expected a number > 0")
 
     needs_task_labels = "never"
+    _kept = "slot"
 
     def __init__(
         self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any

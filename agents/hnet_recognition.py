@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from clenv.agent import Outcome, tensors
 from clenv.events import Receipt, UnlearnRequest, VisitEnd
+from clenv.picture import Picture
 from clenv.settings import StreamSpec
 
 from .backbone import initial_affine
@@ -114,7 +115,7 @@ class HNETRecognition(HNETInferred):
         super().on_visit_end(event)
         self.replay.decoder.on_visit_end(event)
 
-    def pictures(self) -> Mapping[str, Tensor]:
+    def pictures(self) -> Mapping[str, Picture]:
         """Return the drift of the generated networks, and replayed inputs."""
         return {**super().pictures(), **({"replay": self.replay.picture()} if self.replay.tasks() else {})}
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from clenv.agent import Outcome
 from clenv.events import Exactness, Receipt, UnlearnRequest, VisitEnd
+from clenv.picture import Picture
 from clenv.settings import StreamSpec
 
 from .finetune import Finetune
@@ -102,7 +103,11 @@ class HNETReplay(Finetune):
         """Consolidate the decoder."""
         self.replay.decoder.on_visit_end(event)
 
-    def pictures(self) -> Mapping[str, Tensor]:
+    def figures(self) -> Mapping[str, float]:
+        """Return the drift of the generated decoders."""
+        return self.replay.decoder.figures()
+
+    def pictures(self) -> Mapping[str, Picture]:
         """Return the drift of the generated decoders, and replayed inputs."""
         return {**self.replay.decoder.pictures(), **({"replay": self.replay.picture()} if self.replay.tasks() else {})}
 

@@ -44,6 +44,12 @@ class Target:
         return [shape for pair in (*pairs, head) for shape in pair]
 
     @property
+    def names(self) -> list[str]:
+        """Names of these tensors."""
+        layers = [*(f"layer {number}" for number in range(1, len(self.backbone.layers) + 1)), "head"]
+        return [f"{layer} {kind}" for layer in layers for kind in ("weight", "bias")]
+
+    @property
     def size(self) -> int:
         """``N``: number of weights."""
         return sum(map(math.prod, self.shapes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,84 +11,75 @@ from torch import Tensor
 
 from .backbone import Backbone, Layer
 
-Start = Callable[[Tensor, Tensor], Tensor]
-"""From outputs ``(n, outputs)`` and targets to the gradients of S functions of the outputs, ``(S, n, outputs)``."""
 _TOGETHER = 256  # examples a pass: bounds the memory
 
 
-def summed_gradients(
-    backbone: Backbone,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor],
-    head: Sequence[Tensor],
-    x: Tensor,
-    y: Tensor,
-    start: Start,
-    size: Callable[[Tensor], Tensor],
-) -> list[Tensor]:
-    """Return ``sum_n sum_s size(d f_s(x_n) / d theta)`` for every weight and bias, in one forward pass.
+class Measure(NamedTuple):
+    """What importance is: ``sum_n sum_s size(d f_s(x_n) / d theta)`` over examples ``n`` and some functions ``f_s``.
 
     In a dense layer with inputs ``a`` and errors ``delta`` the gradient of one example is ``delta a^T``, and its square
     (or absolute value) the product of theirs, so that ``sum_n size(delta_n)^T size(a_n)`` is the sum: one product of
     matrices. In a convolution single gradients are products of matrices over the positions.
 
-    Args:
-        backbone: The layers.
-        weights: Of the backbone.
-        biases: Of the backbone.
-        head: Weight and bias, the rows that count.
-        x: Inputs, shape ``(n, *input_shape)``.
-        y: Targets.
-        start: The functions ``f_s``, by their gradients with respect to the outputs of the head.
+    Attributes:
+        start: The functions, by their gradients with respect to the outputs: from outputs ``(n, outputs)`` and targets
+            to ``(S, n, outputs)``.
         size: ``torch.square`` or ``torch.abs``.
-
-    Returns:
-        Sums shaped like the weights, then the biases, then weight and bias of the head.
     """
-    total: list[Tensor] = []
-    for xs, ys in zip(torch.split(x, _TOGETHER), torch.split(y, _TOGETHER), strict=True):
-        sums = _summed(backbone, weights, biases, head, xs, ys, start, size)
-        total = [a + b for a, b in zip(total, sums, strict=True)] if total else sums
-    return total
 
+    start: Callable[[Tensor, Tensor], Tensor]
+    size: Callable[[Tensor], Tensor]
 
-def _summed(
-    backbone: Backbone,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor],
-    head: Sequence[Tensor],
-    x: Tensor,
-    y: Tensor,
-    start: Start,
-    size: Callable[[Tensor], Tensor],
-) -> list[Tensor]:
-    inputs, zs, h = [], [], x
-    with torch.enable_grad():
-        for layer, weight, bias in zip(backbone.layers, weights, biases, strict=True):
-            inputs.append(h.detach())
-            z = layer.affine(h, weight.detach(), bias.detach())
-            zs.append(z if z.requires_grad else z.requires_grad_())
-            h = backbone.activate(layer, z)
-        h = h.flatten(1)
-        outputs = F.linear(h, *(values.detach() for values in head))
-    with torch.no_grad():
-        starts = start(outputs, y)
-        errors = torch.autograd.grad(outputs, zs, starts, is_grads_batched=True)
-        pairs = [
-            _of_convolution(layer, a, delta, size) if layer.kind == "conv" else _of_dense(a, delta, size)
-            for layer, a, delta in zip(backbone.layers, inputs, errors, strict=True)
-        ]
-        return [weight for weight, _ in pairs] + [bias for _, bias in pairs] + list(_of_dense(h, starts, size))
+    def summed(
+        self, backbone: Backbone, theta: Sequence[Tensor], x: Tensor, y: Tensor, share: float = 1.0
+    ) -> list[Tensor]:
+        """Return the sums, shaped like ``theta``.
 
+        Args:
+            backbone: The layers.
+            theta: Weights of the backbone, its biases, weight and bias of the head (the rows that count).
+            x: Inputs, shape ``(n, *input_shape)``.
+            y: Targets.
+            share: What one example counts: 1 / n gives means.
+        """
+        total: list[Tensor] = []
+        for xs, ys in zip(torch.split(x, _TOGETHER), torch.split(y, _TOGETHER), strict=True):
+            sums = self._of_one_pass(backbone, theta, xs, ys, share)
+            if total:
+                torch._foreach_add_(total, sums)
+            total = total or sums
+        return total
 
-def _of_dense(a: Tensor, delta: Tensor, size: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the sums for weight and bias, given inputs ``(n, inputs)`` and errors ``(S, n, units)``."""
-    sizes = size(delta).sum(0)
-    return sizes.T @ size(a.flatten(1)), sizes.sum(0)
+    def _of_one_pass(
+        self, backbone: Backbone, theta: Sequence[Tensor], x: Tensor, y: Tensor, share: float
+    ) -> list[Tensor]:
+        layers = backbone.layers
+        *shared, weight, bias = (values.detach() for values in theta)
+        inputs, zs, h = [], [], x
+        with torch.enable_grad():
+            for layer, W, b in zip(layers, shared[: len(layers)], shared[len(layers) :], strict=True):
+                inputs.append(h.detach())
+                z = layer.affine(h, W, b)
+                zs.append(z if z.requires_grad else z.requires_grad_())
+                h = backbone.activate(layer, z)
+            h = h.flatten(1)
+            outputs = F.linear(h, weight, bias)
+        with torch.no_grad():
+            starts = self.start(outputs, y)
+            errors = torch.autograd.grad(outputs, zs, starts, is_grads_batched=True)
+            pairs = [self._of(*each, share) for each in zip(layers, inputs, errors, strict=True)]
+            head = self._of_dense(h, starts, share)
+        return [W for W, _ in pairs] + [b for _, b in pairs] + list(head)
 
+    def _of(self, layer: Layer, a: Tensor, delta: Tensor, share: float) -> tuple[Tensor, Tensor]:
+        """Return the sums for a layer's weight and bias, given its inputs and the errors ``(S, n, units, ...)``."""
+        if layer.kind == "dense":
+            return self._of_dense(a.flatten(1), delta, share)
+        patches = F.unfold(a, layer.kernel, padding=layer.kernel // 2).transpose(1, 2)
+        errors = delta.flatten(3)
+        weight = sum((self.size(torch.bmm(each, patches)).sum(0) for each in errors), torch.zeros(()))
+        return weight.view(layer.shape) * share, self.size(errors.sum(3)).sum((0, 1)) * share
 
-def _of_convolution(layer: Layer, a: Tensor, delta: Tensor, size: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the sums for weight and bias, given inputs and errors ``(S, n, units, height, width)``."""
-    patches = F.unfold(a, layer.kernel, padding=layer.kernel // 2).transpose(1, 2)
-    weight = sum((size(torch.bmm(errors, patches)).sum(0) for errors in delta.flatten(3)), torch.zeros(()))
-    return weight.view(layer.shape), size(delta.flatten(3).sum(3)).sum((0, 1))
+    def _of_dense(self, a: Tensor, delta: Tensor, share: float) -> tuple[Tensor, Tensor]:
+        sizes = self.size(delta).sum(0) * share
+        return sizes.T @ self.size(a), sizes.sum(0)

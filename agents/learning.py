@@ -106,6 +106,13 @@ class Training(Architecture):
         )
 
 
+@torch.no_grad()
+def distance(parameters: Sequence[Tensor], start: Sequence[Tensor]) -> float:
+    """Return ``||a - b|| / ||b||``: how far parameters are from where they started."""
+    a, b = (torch.cat([tensor.flatten() for tensor in tensors]) for tensors in (parameters, start))
+    return float((a - b).norm() / b.norm())
+
+
 def told(task: int | None, agent: Agent) -> int:
     """Return the task, which the agent needs.
 

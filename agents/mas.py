@@ -14,6 +14,7 @@ from torch import Tensor
 from clenv.errors import SettingsError
 
 from .anchoring import Estimating, Estimation
+from .importance import Measure
 
 
 def sensitivity(outputs: Tensor, y: Tensor) -> Tensor:
@@ -53,4 +54,4 @@ class MAS(Estimating):
         """Take in the segment's importance, and anchor everything where it is now."""
         alpha = self._hyper.average
         old, new = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
-        self.accumulate(sensitivity, torch.abs, old=old, new=new)
+        self.accumulate(Measure(sensitivity, torch.abs), old=old, new=new)

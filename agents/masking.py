@@ -1,14 +1,15 @@
 """Learned masks of the last hidden layer, and inner learning under them as a function that can be differentiated.
 
 Everything here is pure: meta parameters ``phi`` and inner parameters ``theta`` go in, new values come out, nothing is
-changed in place. So ``torch.func`` can differentiate through the inner updates, and map over many learners at once.
+changed in place. So the inner updates can be differentiated, and ``torch.func.vmap`` runs many learners side by side.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, Protocol
+from functools import partial
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from .learning import loss_of
 Phi = dict[str, Tensor]
 Theta = tuple[Tensor, ...]
 MaskKind = Literal["history", "input", "free", "none"]
+Masked = Literal["activations", "gradients", "both"]
 
 _THRESHOLD = 0.1  # smaller masks are 0
 _OPEN = 3.0  # first bias of a mask: sigmoid(3) = .95
@@ -63,7 +65,7 @@ class Mask(Protocol):
             h: Activations, shape ``(B, N)``.
 
         Returns:
-            Shape ``(B, N)``.
+            Shape ``(roles, B, N)``: what scales activations, or gradients, or both in this order.
         """
         ...
 
@@ -75,7 +77,13 @@ class HistoryMask:
     layer of 8; beside them their minimum, maximum and mean over units; of these mean, minimum and maximum over the
     batch; a GRU over the steps. Its state with the current activation, given likewise, through two layers gives the
     mask. The number of parameters does not depend on the number of units; permuted units have permuted masks.
+
+    Args:
+        roles: Masks of each unit.
     """
+
+    def __init__(self, roles: int = 1) -> None:
+        self._roles = roles
 
     def initial(self, generator: torch.Generator) -> Phi:
         """Draw weights by Glorot's normal law; biases are 0, but for that of the mask."""
@@ -84,11 +92,11 @@ class HistoryMask:
             "input": (12 * _FEATURES, 3 * _STATE),
             "recurrent": (_STATE, 3 * _STATE),
             "hidden": (_STATE + 2, _STATE),
-            "mask": (_STATE, 1),
+            "mask": (_STATE, self._roles),
         }
         phi = {name: glorot(shape, generator) for name, shape in shapes.items()}
         phi |= {f"{name} bias": torch.zeros(shape[1]) for name, shape in shapes.items()}
-        phi["mask bias"] = torch.full((1,), _OPEN)
+        phi["mask bias"] = torch.full((self._roles,), _OPEN)
         return phi
 
     def summary(self, phi: Phi, record: Record) -> Tensor:
@@ -109,7 +117,7 @@ class HistoryMask:
         now = torch.stack(_scaled(h), -1)
         f = torch.cat([s.expand(*h.shape, _STATE), now], -1)
         f = F.relu(f @ phi["hidden"] + phi["hidden bias"])
-        return _gate((f @ phi["mask"] + phi["mask bias"]).squeeze(-1))
+        return _gate((f @ phi["mask"] + phi["mask bias"]).movedim(-1, 0))
 
 
 class InputMask:
@@ -118,10 +126,12 @@ class InputMask:
     Args:
         inputs: Numbers in one input.
         units: Units that are masked.
+        roles: Masks of each unit.
     """
 
-    def __init__(self, inputs: int, units: int) -> None:
-        self._shapes = {"hidden": (inputs, _STATE), "mask": (_STATE, units)}
+    def __init__(self, inputs: int, units: int, roles: int = 1) -> None:
+        self._roles = roles
+        self._shapes = {"hidden": (inputs, _STATE), "mask": (_STATE, roles * units)}
 
     def initial(self, generator: torch.Generator) -> Phi:
         """Draw weights by Glorot's normal law; biases are 0, but for those of the masks."""
@@ -138,7 +148,7 @@ class InputMask:
         """Return masks; see `Mask`."""
         del past, h
         f = F.relu(x.flatten(1) @ phi["hidden"] + phi["hidden bias"])
-        return _gate(f @ phi["mask"] + phi["mask bias"])
+        return torch.stack(_gate(f @ phi["mask"] + phi["mask bias"]).chunk(self._roles, -1))
 
 
 class FreeMask:
@@ -146,16 +156,17 @@ class FreeMask:
 
     Args:
         units: Units that are masked.
+        roles: Masks of each unit.
         fixed: Whether masks are 1 instead, and nothing is learned.
     """
 
-    def __init__(self, units: int, *, fixed: bool = False) -> None:
-        self._units, self._fixed = units, fixed
+    def __init__(self, units: int, roles: int = 1, *, fixed: bool = False) -> None:
+        self._units, self._roles, self._fixed = units, roles, fixed
 
     def initial(self, generator: torch.Generator) -> Phi:
         """Return open masks."""
         del generator
-        return {} if self._fixed else {"mask bias": torch.full((self._units,), _OPEN)}
+        return {} if self._fixed else {"mask bias": torch.full((self._roles * self._units,), _OPEN)}
 
     def summary(self, phi: Phi, record: Record) -> Tensor:
         """Return nothing: the past is not read."""
@@ -165,14 +176,18 @@ class FreeMask:
     def __call__(self, phi: Phi, past: Sequence[Tensor], x: Tensor, h: Tensor) -> Tensor:
         """Return masks; see `Mask`."""
         del past, x
-        return torch.ones_like(h) if self._fixed else _gate(phi["mask bias"]).expand_as(h)
+        shape = (self._roles, *h.shape)
+        if self._fixed:
+            return h.new_ones(shape)
+        return _gate(phi["mask bias"]).view(self._roles, 1, self._units).expand(shape)
 
 
-def make_mask(kind: MaskKind, inputs: int, units: int) -> Mask:
-    """Return a mask of this kind; ``none``: all masks are 1."""
+def make_mask(kind: MaskKind, inputs: int, units: int, masked: Masked = "activations") -> Mask:
+    """Return a mask of this kind for what is to be masked; ``none``: all masks are 1."""
+    roles = 2 if masked == "both" else 1
     if kind == "history":
-        return HistoryMask()
-    return InputMask(inputs, units) if kind == "input" else FreeMask(units, fixed=kind == "none")
+        return HistoryMask(roles)
+    return InputMask(inputs, units, roles) if kind == "input" else FreeMask(units, roles, fixed=kind == "none")
 
 
 def glorot(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -189,15 +204,35 @@ def _scaled(v: Tensor) -> tuple[Tensor, Tensor]:
 
 def _gru(s: Tensor, inputs: Tensor, recurrent: Tensor) -> Tensor:
     """Return the next state of a gated recurrent unit (Cho et al., 2014); inputs of its gates side by side."""
-    (reset, update, new), (r, u, n) = inputs.chunk(3, -1), recurrent.chunk(3, -1)
-    keep = torch.sigmoid(update + u)
-    return keep * s + (1 - keep) * torch.tanh(new + torch.sigmoid(reset + r) * n)
+    (gates, new), (g, n) = (part.split_with_sizes((2 * _STATE, _STATE), -1) for part in (inputs, recurrent))
+    reset, keep = torch.sigmoid(gates + g).chunk(2, -1)
+    return torch.lerp(torch.tanh(new + reset * n), s, keep)
 
 
 def _gate(v: Tensor) -> Tensor:
     """Return ``sigmoid(v)``; below .1 exactly 0, without gradient."""
     m = torch.sigmoid(v)
     return torch.where(m < _THRESHOLD, torch.zeros_like(m), m)
+
+
+class Pass(NamedTuple):
+    """A minibatch answered under a mask, with the graph.
+
+    Attributes:
+        theta: Parameters that answered; the inner gradient is with respect to them.
+        h: Activations, shape ``(B, N)``.
+        m: What scales them.
+        b: What scales the gradients below besides.
+        z: Masked activations.
+        answers: Shape ``(B, outputs)``.
+    """
+
+    theta: Theta
+    h: Tensor
+    m: Tensor
+    b: Tensor
+    z: Tensor
+    answers: Tensor
 
 
 class InnerStep(NamedTuple):
@@ -207,7 +242,7 @@ class InnerStep(NamedTuple):
         theta: Updated parameters.
         loss: Loss before the update.
         record: What later masks may read of it.
-        masks: The masks of this step, detached, shape ``(B, N)``.
+        masks: The masks of this step, detached, shape ``(B, N)``: of activations, unless gradients alone are masked.
     """
 
     theta: Theta
@@ -228,8 +263,13 @@ class InnerLearner(NamedTuple):
         rate: Inner rate ``eta``.
         window: ``W``: how many steps a mask looks back.
         output_bias: Whether the output layer has a bias.
+        masked: Whether the mask scales activations, and with them the gradients; gradients alone; or there are two
+            masks, one for activations and one more for gradients (the note's author's later *backward mask*).
+        head_only: Whether the inner steps change the output layer alone.
         first_order: Whether inner gradients count as constants, so that masks earn no credit for what they do to
             learning.
+        many: Whether many learners run side by side: then every tensor that is given or returned has one more
+            dimension, the first.
     """
 
     backbone: Backbone
@@ -237,7 +277,15 @@ class InnerLearner(NamedTuple):
     rate: float
     window: int
     output_bias: bool = True
+    masked: Masked = "activations"
+    head_only: bool = False
     first_order: bool = False
+    many: bool = False
+
+    @property
+    def head(self) -> int:
+        """Place in ``theta`` where the output layer begins."""
+        return 2 * len(self.backbone.layers)
 
     def initial(self, outputs: int, generator: torch.Generator) -> Theta:
         """Draw weights by Glorot's normal law; biases are 0."""
@@ -247,53 +295,107 @@ class InnerLearner(NamedTuple):
         head = [glorot((outputs, self.backbone.features), generator)]
         return (*weights, *biases, *head, *([torch.zeros(outputs)] if self.output_bias else []))
 
+    def _each(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return torch.func.vmap(function) if self.many else function
+
     def hidden(self, theta: Theta, x: Tensor) -> Tensor:
         """Return the activations before the mask, shape ``(B, N)``."""
         depth = len(self.backbone.layers)
-        return self.backbone.forward(x, theta[:depth], theta[depth : 2 * depth])
+
+        def one(theta: Theta, x: Tensor) -> Tensor:
+            return self.backbone.forward(x, theta[:depth], theta[depth : 2 * depth])
+
+        h: Tensor = self._each(one)(theta, x)
+        return h
 
     def output(self, theta: Theta, z: Tensor) -> Tensor:
         """Return the answers from masked activations, shape ``(B, outputs)``."""
-        depth = len(self.backbone.layers)
-        return F.linear(z, *theta[2 * depth :])
+        answers: Tensor = self._each(lambda head, z: F.linear(z, *head))(theta[self.head :], z)
+        return answers
 
     def past(self, phi: Phi, history: Sequence[Record]) -> list[Tensor]:
         """Return the summaries of the last ``W`` steps."""
         if not history:
             return []
-        stacked = Record(*(torch.stack(parts) for parts in zip(*history[-self.window :], strict=True)))
-        return list(self.mask.summary(phi, stacked))
+        place = int(self.many)
+        stacked = Record(*(torch.stack(parts, place) for parts in zip(*history[-self.window :], strict=True)))
+        return list(self.summary(phi, stacked).unbind(place))
 
-    def step(
-        self, theta: Theta, phi: Phi, past: Sequence[Tensor], x: Tensor, y: Tensor, outputs: int | None = None
-    ) -> InnerStep:
-        """Take one inner step, ``theta' = theta - eta * grad L``, with the mask as it is before the targets are read.
+    def summary(self, phi: Phi, record: Record) -> Tensor:
+        """Return what masks are to know of an inner step; of many, if records are stacked."""
+        summary: Tensor = self._each(self.mask.summary)(phi, record)
+        return summary
 
-        What the mask network reads is detached; the update is not.
+    def masks(self, phi: Phi, past: Sequence[Tensor], x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what scales activations, and what scales the gradients below besides; shape ``(B, N)`` each."""
+        values: Tensor = self._each(self.mask)(phi, list(past), x, h)
+        first, *_, last = values.unbind(int(self.many)) * 2
+        opened = torch.ones_like(h)
+        return opened if self.masked == "gradients" else first, opened if self.masked == "activations" else last
+
+    def features(self, phi: Phi, past: Sequence[Tensor], theta: Theta, x: Tensor) -> Tensor:
+        """Return the masked activations, shape ``(B, N)``."""
+        h = self.hidden(theta, x)
+        return h * self.masks(phi, past, x, h)[0]
+
+    def answer(self, theta: Theta, phi: Phi, past: Sequence[Tensor], x: Tensor) -> Pass:
+        """Answer a minibatch, with the mask as it is before the targets are read.
+
+        What the mask network reads is detached.
 
         Args:
             theta: Inner parameters.
             phi: Meta parameters.
             past: Summaries of the last steps.
             x: Inputs.
-            y: Targets.
-            outputs: Columns of the answer that count; None: all.
         """
+        theta = tuple(p if p.requires_grad else p.detach().requires_grad_() for p in theta)
+        h = self.hidden(theta, x)
+        m, b = self.masks(phi, past, x, h.detach())
+        z = h * m
+        return Pass(theta, h, m, b, z, self.output(theta, z))
 
-        def loss(theta: Theta, probe: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-            h = self.hidden(theta, x)
-            m = self.mask(phi, past, x, h.detach())
-            z = h * m
-            value = loss_of(self.output(theta, z + probe)[:, :outputs], y)
-            return value, (value, z, m)
+    def update(self, done: Pass, loss: Tensor, *, graph: bool = False) -> InnerStep:
+        """Take the inner step, ``theta' = theta - eta * grad L``.
 
-        probe = theta[0].new_zeros(len(x), self.backbone.features)  # its gradient is that of z
-        (gradients, g), (value, z, m) = torch.func.grad(loss, argnums=(0, 1), has_aux=True)(theta, probe)
-        if self.first_order:
-            gradients = tuple(gradient.detach() for gradient in gradients)
-        moved = tuple(p - self.rate * gradient for p, gradient in zip(theta, gradients, strict=True))
-        record = Record(z.detach(), (len(x) * g).detach(), m.detach().mean(0))
-        return InnerStep(moved, value, record, m.detach())
+        Args:
+            done: The minibatch answered.
+            loss: Its loss.
+            graph: Whether ``theta'`` is to be a function of ``theta`` and ``phi``; else it is detached.
+        """
+        trunk, head = done.theta[: self.head], done.theta[self.head :]
+        gradient = partial(torch.autograd.grad, retain_graph=graph, create_graph=graph and not self.first_order)
+        *above, g = gradient(loss.sum(), [*head, done.z])
+        gradients = above
+        if not self.head_only:
+            below = g * done.m if self.masked == "activations" else g * done.m * done.b
+            gradients = [*gradient(done.h, trunk, below), *above]
+        changed = done.theta[-len(gradients) :]
+        moved = [p - self.rate * gradient for p, gradient in zip(changed, gradients, strict=True)]
+        theta = (*done.theta[: -len(moved)], *moved)
+        masks = (done.b if self.masked == "gradients" else done.m).detach()
+        record = Record(done.z.detach(), (g * g.shape[-2]).detach(), masks.mean(-2))
+        return InnerStep(theta if graph else tuple(p.detach() for p in theta), loss, record, masks)
+
+    def loss(self, answers: Tensor, y: Tensor, outputs: int | None = None) -> Tensor:
+        """Return the mean loss of the columns that count; None: all."""
+        value: Tensor = self._each(loss_of)(answers[..., :outputs], y)
+        return value
+
+    def step(
+        self,
+        theta: Theta,
+        phi: Phi,
+        past: Sequence[Tensor],
+        x: Tensor,
+        y: Tensor,
+        outputs: int | None = None,
+        *,
+        graph: bool = False,
+    ) -> InnerStep:
+        """Answer a minibatch and take the inner step on it: see `answer`, `loss` and `update`."""
+        done = self.answer(theta, phi, past, x)
+        return self.update(done, self.loss(done.answers, y, outputs), graph=graph)
 
     def window_loss(
         self,
@@ -314,22 +416,20 @@ class InnerLearner(NamedTuple):
             batches: Inputs and targets.
             outputs: Columns that count, of each; None: all.
         """
-        past = self.past(phi, history)
-        total = theta[0].new_zeros(())
+        past, losses = self.past(phi, history), []
         for number, (x, y) in enumerate(batches):
-            done = self.step(theta, phi, past, x, y, outputs[number] if outputs else None)
-            theta, total = done.theta, total + done.loss
-            past = [*past, self.mask.summary(phi, done.record)][-self.window :]
-        return total
+            done = self.step(theta, phi, past, x, y, outputs[number] if outputs else None, graph=True)
+            theta = done.theta
+            losses.append(done.loss)
+            past = [*past, self.summary(phi, done.record)][-self.window :]
+        return torch.stack(losses).sum(0)
 
-
-MetaGradient = Callable[..., tuple[Phi, Tensor]]
-
-
-def meta_gradient(learner: InnerLearner) -> MetaGradient:
-    """Return the function that has the arguments of `InnerLearner.window_loss`, and returns ``dJ/dphi`` and ``J``."""
-    gradient: MetaGradient = torch.func.grad_and_value(learner.window_loss)
-    return gradient
+    def meta_gradient(self, phi: Phi, *window: Any) -> tuple[Phi, Tensor]:
+        """Return ``dJ/dphi`` and ``J``; arguments as of `window_loss`."""
+        leaves = {name: p.detach().requires_grad_() for name, p in phi.items()}
+        loss = self.window_loss(leaves, *window)
+        gradients = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True)
+        return dict(zip(phi, gradients, strict=True)), loss.detach()
 
 
 def clip(gradients: Phi, largest: float) -> Phi:

@@ -6,7 +6,8 @@ sequence of random numbers, of which it keeps the position alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,9 @@ Examples = Mapping[str, Tensor | int]
 """Columns by name, one row an example; a number stands for a column that is equal in all rows."""
 
 
+_AHEAD, _DRAWS = 1024, 32  # examples whose places in a reservoir are found at once; draws made at once
+
+
 class Draws:
     """An endless keyed sequence of uniforms in [0, 1), read in order.
 
@@ -40,24 +44,35 @@ class Draws:
         seed, *purpose = place
         self._uniforms = Uniforms(int(seed), *purpose)
         self.position = 0
+        self._form, self._next = (0, 0), -1  # what `_ready` are draws of, and where the next of them begins
+        self._ready: deque[Tensor] = deque()
+
+    def peek(self, count: int) -> NDArray[np.float64]:
+        """Return the next ``count`` uniforms, and stay where it is."""
+        return self._uniforms.span(self.position, count)
 
     def take(self, count: int) -> NDArray[np.float64]:
         """Return the next ``count`` uniforms."""
+        uniforms = self.peek(count)
         self.position += count
-        return self._uniforms.span(self.position - count, count)
+        return uniforms
 
     def distinct(self, count: int, size: int) -> Tensor:
         """Draw ``count`` different numbers below ``size``, every set of them equally likely; all if there are fewer.
 
-        In O(count): R. Floyd's algorithm (Bentley and Floyd, *A sample of brilliance*, CACM 30, 1987).
+        In O(count): R. Floyd's algorithm (Bentley and Floyd, *A sample of brilliance*, CACM 30, 1987). Where the same
+        is asked for again and again, many draws are made at once.
         """
         if count >= size:
             return torch.arange(size)
-        chosen: dict[int, None] = {}
-        for last, uniform in zip(range(size - count, size), self.take(count).tolist(), strict=True):
-            pick = int(uniform * (last + 1))
-            chosen[last if pick in chosen else pick] = None
-        return torch.tensor(list(chosen))
+        if not self._ready or self._next != self.position or self._form != (count, size):
+            many = _DRAWS if self._form == (count, size) else 1
+            last = np.arange(size - count, size)
+            picks = (self.peek(many * count).reshape(many, count) * (last + 1)).astype(np.int64)
+            self._form, self._ready = (count, size), deque(_floyd(row, last.tolist()) for row in picks.tolist())
+        self.position += count
+        self._next = self.position
+        return self._ready.popleft()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as plain values."""
@@ -66,6 +81,14 @@ class Draws:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.position = state["position"]
+
+
+def _floyd(picks: Sequence[int], otherwise: Sequence[int]) -> Tensor:
+    """Return the picks, those that were picked before replaced by the other number in their place."""
+    chosen: dict[int, None] = {}
+    for pick, other in zip(picks, otherwise, strict=True):
+        chosen[other if pick in chosen else pick] = None
+    return torch.tensor(list(chosen))
 
 
 class Memory:
@@ -135,7 +158,7 @@ class Memory:
     def write(self, slots: Sequence[int], examples: Examples, rows: Sequence[int]) -> None:
         """Put chosen rows of ``examples`` into slots, which are all different."""
         device = self.columns["x"].device
-        there, these = torch.tensor(slots, device=device), torch.tensor(rows, device=device)
+        there, these = (torch.from_numpy(np.array(numbers)).to(device) for numbers in (slots, rows))
         for name, column in self.columns.items():
             value = examples[name]
             if isinstance(value, int):
@@ -209,7 +232,8 @@ class Reservoir(Memory):
         super().__init__(spec, capacity, device, logits=logits)
         self.seen: dict[int, int] = {}
         self.draws = Draws(*key)
-        self._count = 0
+        self._count, self._found = 0, -1
+        self._places: deque[tuple[int, int]] = deque()
 
     def insert(self, examples: Examples) -> None:
         """Insert examples, one after the other; only those that enter cost more than their draw."""
@@ -217,30 +241,46 @@ class Reservoir(Memory):
         assert isinstance(x, Tensor)  # for the type checker
         for number, many in ((task, len(x)),) if isinstance(task, int) else ((one, 1) for one in task.tolist()):
             self.seen[number] = self.seen.get(number, 0) + many
-        numbers = self._count + np.arange(1, len(x) + 1)
-        self._count += len(x)
-        slots = (self.draws.take(len(x)) * numbers).astype(np.int64)
-        rows = np.flatnonzero(slots < self.capacity)
-        if not len(rows):
-            return
-        slots = slots[rows]
-        free = min(self.capacity - self.size, len(rows))
-        slots[:free] = np.arange(self.size, self.size + free)
-        self.size += free
-        last = dict(zip(slots.tolist(), rows.tolist(), strict=True))  # of several for one slot the last one stays
-        self.write(list(last), examples, list(last.values()))
+        last: dict[int, int] = {}  # of several for one slot the last one stays
+        for row, slot in self._entering(len(x)):
+            if self.size < self.capacity:
+                slot, self.size = self.size, self.size + 1  # there is room
+            last[slot] = row
+        if last:
+            self.write(list(last), examples, list(last.values()))
+
+    def _entering(self, count: int) -> Iterator[tuple[int, int]]:
+        """Yield row and slot of those of the next ``count`` examples that enter; they are found for many at once."""
+        first, self._count = self._count, self._count + count
+        if self._count > self._found:
+            numbers = first + np.arange(1, max(count, _AHEAD) + 1)
+            slots = (self.draws.peek(len(numbers)) * numbers).astype(np.int64)
+            rows = np.flatnonzero(slots < self.capacity)
+            self._places = deque(zip((first + rows).tolist(), slots[rows].tolist(), strict=True))
+            self._found = first + len(numbers)
+        self.draws.position += count
+        while self._places and self._places[0][0] < self._count:
+            number, slot = self._places.popleft()
+            yield number - first, slot
+
+    def _recount(self) -> None:
+        """Count what was seen, and forget what was found for examples to come."""
+        self._count = sum(self.seen.values())
+        self._found = -1
 
     def purge(self, request: UnlearnRequest) -> int:
         """Remove the examples of tasks, and their number from ``n`` where tasks are not hidden; return how many."""
         for task in request.tasks:
-            self._count -= self.seen.pop(task, 0)
+            self.seen.pop(task, None)
+        self._recount()
         return super().purge(request)
 
     def clear(self) -> dict[str, Tensor]:
         """Empty the memory and return what was in it."""
         contents = self.contents()
         self.keep(torch.arange(0))
-        self.seen, self._count = {}, 0
+        self.seen = {}
+        self._recount()
         return contents
 
     def state_dict(self) -> dict[str, Any]:
@@ -251,8 +291,8 @@ class Reservoir(Memory):
         """Restore what `state_dict` returned."""
         super().load_state_dict(state)
         self.seen = dict(state["seen"])
-        self._count = sum(self.seen.values())
         self.draws.load_state_dict(state)
+        self._recount()
 
 
 class Archive(Memory):

@@ -22,18 +22,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from clenv.agent import Agent, Outcome, tensors
+from clenv.agent import Outcome, tensors
 from clenv.errors import SettingsError
 from clenv.events import Exactness, Receipt, UnlearnRequest, VisitBegin
+from clenv.picture import Picture
 from clenv.settings import StreamSpec
 
 from .backbone import Architecture
-from .masking import InnerLearner, MaskKind, Record, Theta, clip, make_mask, meta_gradient
+from .learning import Learner
+from .masking import InnerLearner, Masked, MaskKind, Pass, Record, Theta, clip, make_mask
 
 _CLIP = 1.0  # total norm of the meta gradient
 
 
-class MetaMask(Agent):
+class MetaMask(Learner):
     """An inner learner under a learned mask, both learning online.
 
     It needs no task labels and has one head. Every ``meta_every`` steps the last ``window`` minibatches are unrolled
@@ -66,6 +68,8 @@ class MetaMask(Agent):
         mask: MaskKind = "history"
         """What the mask network sees: recent activations and gradients, the input (as in ANML), nothing (one learned
         number a unit: a control); or no masks at all (the baseline)."""
+        masked: Masked = "activations"
+        """What masks scale: activations, and with them the gradients; gradients alone; or both, by two masks."""
         inner_rate: float = 0.1
         """Step size of the inner SGD, eta."""
         output_bias: bool = True
@@ -108,17 +112,22 @@ class MetaMask(Agent):
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
         hyper = self._hyper
         backbone = hyper.build(spec.input_shape)
-        mask = make_mask(hyper.mask, math.prod(spec.input_shape), backbone.features)
+        mask = make_mask(hyper.mask, math.prod(spec.input_shape), backbone.features, hyper.masked)
         self._learner = InnerLearner(
-            backbone, mask, hyper.inner_rate, hyper.window, output_bias=hyper.output_bias, first_order=hyper.first_order
+            backbone,
+            mask,
+            hyper.inner_rate,
+            hyper.window,
+            output_bias=hyper.output_bias,
+            masked=hyper.masked,
+            first_order=hyper.first_order,
         )
-        self._meta_gradient = meta_gradient(self._learner)
         self.phi: dict[str, nn.Parameter] = {}
         self.optimizer: torch.optim.Optimizer | None = None
         self.since: dict[str, int] = {}
         self.latest = 0
         self._draw_phi()
-        self._start(0)
+        self._start(1 if spec.pretrain_steps else 0)
 
     def _draw_phi(self) -> None:
         drawn = self._learner.mask.initial(self.generator("phi"))
@@ -134,6 +143,7 @@ class MetaMask(Agent):
         self.thetas: list[Theta] = []
         self.played = 0
         self.since.pop("theta", None)
+        self._pass: Pass | None = None
 
     def rebuild(self) -> None:
         """Make the optimiser over the parameters of the mask network, if it has any."""
@@ -156,46 +166,58 @@ class MetaMask(Agent):
     def features(self, x: Tensor, task: int | None = None) -> Tensor:
         """Return the masked activations of the last hidden layer."""
         del task
-        phi, h = self._values, self._learner.hidden(self.theta, x)
-        return h * self._learner.mask(phi, self._learner.past(phi, self.history), x, h)
+        phi = self._values
+        return self._learner.features(phi, self._learner.past(phi, self.history), self.theta, x)
 
-    def pictures(self) -> Mapping[str, Tensor]:
+    def pictures(self) -> Mapping[str, Picture]:
         """Return the masks of the last steps: a row a step, the oldest first, a column a unit."""
-        return {"masks": torch.stack([record.m for record in self.history])} if self.history else {}
+        if not self.history:
+            return {}
+        masks = torch.stack([record.m for record in self.history])
+        return {"masks": Picture(masks, [("last steps", len(masks))], [("units of the last layer", masks.shape[1])])}
 
     # Learning
 
+    def enter(self, task: int | None) -> None:
+        """Do nothing: the method knows no tasks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Answer inputs, with the graph."""
+        phi = self._values
+        self._pass = self._learner.answer(self.theta, phi, self._learner.past(phi, self.history), x)
+        return self._pass.answers
+
     def observe(self, outcome: Outcome) -> Mapping[str, float]:
         """Take an inner step, and the meta step that is due."""
-        self._begin(outcome.step)
-        learner, phi = self._learner, self._values
-        past = learner.past(phi, self.history)
-        done = learner.step(self.theta, phi, past, outcome.x, outcome.y, outcome.outputs)
+        figures = self.learn(self.with_graph(outcome))
+        keep, step = self._hyper.window, outcome.step
+        self.window = [*self.window, (step, outcome.x, outcome.y, outcome.outputs)][-keep:]
+        self.latest = step
+        self.since.setdefault("theta", step)
+        if self.played % self._hyper.meta_every == 0 and self._meta_learns(step):
+            figures["window loss"] = self._meta_step()
+        ahead = step + 1 + self._spec.pretrain_steps
+        if step == -1:  # the stream begins
+            self._start(0)
+        elif step < -1 and ahead % self._hyper.episode == 0:
+            self._start(1 + ahead // self._hyper.episode)
+        return figures
+
+    def learn(self, loss: Tensor) -> dict[str, float]:
+        """Take an inner step on the loss of the minibatch last answered; return figures."""
+        assert self._pass is not None  # for the type checker: `forward` came before
+        done = self._learner.update(self._pass, loss)
         keep = self._hyper.window
         self.thetas = [*self.thetas, self.theta][-keep:]
-        self.window = [*self.window, (outcome.step, outcome.x, outcome.y, outcome.outputs)][-keep:]
         self.history = [*self.history, done.record][-2 * keep :]
-        self.theta = tuple(p.detach() for p in done.theta)
+        self.theta, self._pass = done.theta, None
         self.played += 1
-        figures = {
+        return {
             "inner loss": done.loss.item(),
             "mean mask": done.masks.mean().item(),
             "masks at 0": (done.masks == 0).double().mean().item(),
             "masks above .9": (done.masks > 0.9).double().mean().item(),
         }
-        if self.played % self._hyper.meta_every == 0 and self._meta_learns(outcome.step):
-            figures["window loss"] = self._meta_step()
-        return figures
-
-    def _begin(self, step: int) -> None:
-        """Let the inner network start anew at the begin of an episode of pre-training, and of the stream."""
-        ahead = step + self._spec.pretrain_steps
-        if step < 0 and ahead % self._hyper.episode == 0:
-            self._start(1 + ahead // self._hyper.episode)
-        elif self.since.get("theta", 0) < 0 <= step:
-            self._start(0)
-        self.latest = step
-        self.since.setdefault("theta", step)
 
     def _meta_learns(self, step: int) -> bool:
         when = self._hyper.meta_learning
@@ -204,7 +226,7 @@ class MetaMask(Agent):
     def _meta_step(self) -> float:
         """Move ``phi`` by Adam along ``dJ/dphi``; return ``J``."""
         before = self.history[: -len(self.window)][-self._hyper.window :]
-        gradients, loss = self._meta_gradient(
+        gradients, loss = self._learner.meta_gradient(
             self._values,
             self.thetas[0],
             before,

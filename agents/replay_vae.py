@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from clenv.errors import SettingsError
 from clenv.events import Receipt, UnlearnRequest
+from clenv.picture import Picture
 from clenv.rng import key
 from clenv.settings import StreamSpec
 
@@ -161,7 +162,7 @@ class ReplayVAE:
         x = torch.stack([self.decoder.answer(codes, made[task]) for codes, task in zip(z, tasks, strict=True)])
         return tasks, x.view(*x.shape[:2], *self._spec.input_shape)
 
-    def picture(self) -> Tensor:
+    def picture(self) -> Picture:
         """Return eight replayed inputs of each task, from black, the least number, to white: one task below the other.
 
         Images (their first channel) stand side by side; other inputs are lines, eight a task.
@@ -169,8 +170,9 @@ class ReplayVAE:
         tasks, x = self.replay(self.tasks(), 8 * len(self.tasks()), self.decoder.generator("picture"))
         x = (x - x.min()) / (x.max() - x.min()).clamp(min=1e-12)
         if x.dim() == 5:
-            return x[:, :, 0].permute(0, 2, 1, 3).reshape(len(tasks) * x.shape[3], -1)
-        return x.reshape(len(tasks) * 8, -1)
+            x = x[:, :, 0].permute(0, 2, 1, 3).flatten(2)
+        rows = x.flatten(2)
+        return Picture(rows.flatten(0, 1), [(task, rows.shape[1]) for task in tasks])
 
     def unlearn(self, request: UnlearnRequest) -> Receipt:
         """Forget tasks: the decoder by the chosen operation, the encoder by starting anew."""

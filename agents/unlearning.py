@@ -20,6 +20,7 @@ from clenv.agent import Agent, Outcome
 from clenv.errors import CapabilityError, SettingsError
 from clenv.evaluation.distances import parameters, walk
 from clenv.events import Exactness, Permanence, Receipt, UnlearnRequest, VisitBegin, VisitEnd
+from clenv.picture import Picture
 from clenv.registry import make_agent
 from clenv.settings import StreamSpec
 
@@ -81,6 +82,10 @@ class Composed(Agent):
     def _fresh(self) -> Agent:
         return make_agent(self._hyper.learner, self._spec, seed=self._seed, device=self._device, **self._hyper.parsed())
 
+    def without_unlearning(self) -> Agent:
+        """Return the learner alone."""
+        return self._fresh()
+
     def predict(self, x: Tensor, task: int | None = None) -> Tensor:
         """Answer as the learner does."""
         return self.inner.predict(x, task)
@@ -123,7 +128,11 @@ class Composed(Agent):
         """Return the learner's."""
         return self.inner.capacity()
 
-    def pictures(self) -> Mapping[str, Tensor]:
+    def figures(self) -> Mapping[str, float]:
+        """Return the learner's."""
+        return self.inner.figures()
+
+    def pictures(self) -> Mapping[str, Picture]:
         """Return the learner's."""
         return self.inner.pictures()
 

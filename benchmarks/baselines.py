@@ -1,94 +1,59 @@
 """What baselines cost: ``env.step(agent)`` against hand-written loops of the same arithmetic, and in plain steps.
 
-All run side by side in one process and one thread, in blocks of one segment of 50 minibatches that alternate, so that
-every block holds one consolidation; times are processor times. ``ratio`` is the median over blocks of the agent's time
-over that of the loop by hand, ``plain`` that over plain training by hand. Then each agent plays 10 000 segments of two
-steps on a small network, and the last are compared with the first. Run it by ``python benchmarks/baselines.py``; it
-takes some minutes, less with ``--only`` or ``--segments 0``.
+Blocks of one segment of 50 minibatches take turns, so that each holds one consolidation. Then each agent plays 10 000
+segments of two minibatches on a small network, and is compared with a young one of its kind. Run it by
+``python benchmarks/baselines.py``; it takes some minutes, less with ``--only`` or ``--segments 0``.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from overhead import CLASSES, batches, make_layers, make_tasks
+from by_hand import CLASSES, Net, Times, make_tasks, print_head, print_row, seconds
+from scipy.optimize import nnls
 from torch import Tensor
 
 import clenv
 
 PERIOD = 50  # minibatches a segment
+BATCH = 32
 EXAMPLES = 64  # of a segment, from which importance is estimated
 CAPACITY = 500  # of memories
+SEGMENT = 100  # examples of a segment that GEM and A-GEM keep
 TARGET = 1.1
 NETWORKS = ((784, (256, 256)), (64, (100, 100)))
-AGENTS: dict[str, tuple[dict[str, Any], float]] = {  # hyperparameters, and the most plain steps it should cost
-    "finetune": ({}, TARGET),
-    "ewc-online": ({"segments": "fixed", "period": PERIOD, "examples": EXAMPLES}, 1.3),
-    "ewc": ({"segments": "fixed", "period": PERIOD, "examples": EXAMPLES}, 1.3),
-    "si": ({"segments": "fixed", "period": PERIOD}, 2.0),
-    "mas": ({"segments": "fixed", "period": PERIOD, "examples": EXAMPLES}, 2.0),
-    "lwf": ({"segments": "fixed", "period": PERIOD}, 2.0),
-    "er": ({"capacity": CAPACITY}, 1.6),
-    "der": ({"capacity": CAPACITY, "alpha": 0.5}, 2.5),
-    "derpp": ({"capacity": CAPACITY, "alpha": 0.5, "beta": 0.5}, 2.5),
-}
 
 # The loops written by hand
 
 
-class Net:
-    """A network of two hidden layers with its optimiser, and plain training."""
+class Segmented(Net):
+    """Does something whenever a segment ends."""
 
-    def __init__(self, inputs: int, hidden: tuple[int, ...], task: clenv.Task, batch_size: int) -> None:
-        weights, biases = make_layers((inputs, *hidden, CLASSES))
-        self.theta = [*weights, *biases]
-        self.optimizer = torch.optim.Adam(self.theta, lr=1e-3, fused=True)
-        self.stream = batches(task.train.x, task.train.y, batch_size)
-        self.losses: list[float] = []
-        self.accuracies: list[float] = []
-        self.steps = 0
-
-    def hidden(self, x: Tensor, theta: list[Any]) -> tuple[Tensor, Tensor]:
-        """Return the outputs of both hidden layers."""
-        h = F.relu(F.linear(x, theta[0], theta[3]))
-        return h, F.relu(F.linear(h, theta[1], theta[4]))
-
-    def answer(self, x: Tensor, theta: list[Any]) -> Tensor:
-        """Return logits."""
-        return F.linear(self.hidden(x, theta)[1], theta[2], theta[5])
-
-    def score(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Write down loss and accuracy."""
-        loss = F.cross_entropy(logits, y)
-        self.accuracies.append((logits.argmax(1) == y).sum().item() / len(y))
-        self.losses.append(loss.item())
-        return loss
-
-    def update(self, gradients: list[Tensor]) -> None:
-        """Take a step of the optimiser."""
-        for parameter, gradient in zip(self.theta, gradients, strict=True):
-            parameter.grad = gradient
-        self.optimizer.step()
+    def consolidate(self) -> None:
+        """A segment has ended."""
+        raise NotImplementedError
 
     def __call__(self) -> None:
         """Take one step."""
-        x, y = next(self.stream)
-        loss = self.score(self.answer(x, self.theta), y)
-        self.update(list(torch.autograd.grad(loss, self.theta)))
-        self.steps += 1
+        super().__call__()
+        if self.steps % PERIOD == 0:
+            self.consolidate()
 
 
-class Pulled(Net):
+class Restarted(Segmented):
+    """From scratch."""
+
+    consolidate = Net.restart
+
+
+class Pulled(Segmented):
     """With a quadratic penalty, by importance estimated from examples of the segment."""
 
-    size: Callable[[Tensor], Tensor] = staticmethod(torch.square)
+    size: Any = staticmethod(torch.square)
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -101,20 +66,15 @@ class Pulled(Net):
         p = logits.softmax(1)
         return p.T.sqrt()[:, :, None] * (p - torch.eye(CLASSES)[:, None])
 
-    def __call__(self) -> None:
-        """Take one step."""
-        x, y = next(self.stream)
-        loss = self.score(self.answer(x, self.theta), y)
-        gradients = list(torch.autograd.grad(loss, self.theta))
+    def learn(self, x: Tensor, y: Tensor) -> None:
+        """Learn from a minibatch, and keep it if it is its turn."""
+        gradients = self.gradient(self.score(self.answer(x), y))
         with torch.no_grad():
             for gradient, weight, p, there in zip(gradients, self.omega, self.theta, self.anchor, strict=False):
                 gradient.addcmul_(weight, p - there, value=30.0)
         self.update(gradients)
         if self.steps % PERIOD % (PERIOD * len(x) // EXAMPLES) == 0:
             self.kept.append(x.clone())
-        self.steps += 1
-        if self.steps % PERIOD == 0:
-            self.consolidate()
 
     @torch.no_grad()
     def consolidate(self) -> None:
@@ -142,7 +102,7 @@ class Sensitive(Pulled):
         return 2 * logits[None]
 
 
-class Integrated(Net):
+class Integrated(Segmented):
     """SI."""
 
     def __init__(self, *args: Any) -> None:
@@ -151,11 +111,20 @@ class Integrated(Net):
         self.omega: list[Tensor] = []
         self.anchor = [p.detach().clone() for p in self.theta]
 
-    def __call__(self) -> None:
-        """Take one step."""
-        x, y = next(self.stream)
-        loss = self.score(self.answer(x, self.theta), y)
-        gradients = list(torch.autograd.grad(loss, self.theta))
+    @torch.no_grad()
+    def consolidate(self) -> None:
+        """Turn the path into importance."""
+        gained = [
+            path.clamp(min=0) / ((p - there) ** 2 + 0.1)
+            for path, p, there in zip(self.path, self.theta, self.anchor, strict=True)
+        ]
+        self.omega = [a + b for a, b in zip(self.omega, gained, strict=True)] if self.omega else gained
+        self.anchor = [p.detach().clone() for p in self.theta]
+        self.path = [torch.zeros_like(p) for p in self.theta]
+
+    def learn(self, x: Tensor, y: Tensor) -> None:
+        """Learn from a minibatch, and integrate."""
+        gradients = self.gradient(self.score(self.answer(x), y))
         with torch.no_grad():
             pulled, before = [g.clone() for g in gradients], [p.clone() for p in self.theta]
             for gradient, weight, p, there in zip(pulled, self.omega, self.theta, self.anchor, strict=False):
@@ -163,36 +132,69 @@ class Integrated(Net):
             self.update(pulled)
             for path, old, p, gradient in zip(self.path, before, self.theta, gradients, strict=True):
                 path.addcmul_(gradient, old.sub_(p))
-            self.steps += 1
-            if self.steps % PERIOD == 0:
-                gained = [
-                    path.clamp(min=0) / ((p - there) ** 2 + 0.1)
-                    for path, p, there in zip(self.path, self.theta, self.anchor, strict=True)
-                ]
-                self.omega = [a + b for a, b in zip(self.omega, gained, strict=True)] if self.omega else gained
-                self.anchor = [p.detach().clone() for p in self.theta]
-                self.path = [torch.zeros_like(p) for p in self.theta]
 
 
-class Distilled(Net):
+class Distilled(Segmented):
     """LwF."""
 
     teacher: list[Tensor] | None = None
 
-    def __call__(self) -> None:
-        """Take one step."""
-        x, y = next(self.stream)
-        logits = self.answer(x, self.theta)
+    def consolidate(self) -> None:
+        """Take a copy."""
+        self.teacher = [p.detach().clone() for p in self.theta]
+
+    def learn(self, x: Tensor, y: Tensor) -> None:
+        """Learn from a minibatch, and from the teacher."""
+        logits = self.answer(x)
         loss = self.score(logits, y)
         if self.teacher is not None:
             with torch.no_grad():
                 log_p = (self.answer(x, self.teacher) / 2).log_softmax(1)
             log_q = (logits / 2).log_softmax(1)
             loss = loss + 4 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
-        self.update(list(torch.autograd.grad(loss, self.theta)))
-        self.steps += 1
-        if self.steps % PERIOD == 0:
-            self.teacher = [p.detach().clone() for p in self.theta]
+        self.update(self.gradient(loss))
+
+
+class Memory:
+    """Examples and answers: the first rows of tensors; a reservoir if no slots are given."""
+
+    def __init__(self, inputs: int, capacity: int) -> None:
+        self.rng, self.seen, self.size = np.random.default_rng(0), 0, 0
+        self.x = torch.zeros(capacity, inputs)
+        self.y = torch.zeros(capacity, dtype=torch.int64)
+        self.z = torch.zeros(capacity, CLASSES)
+
+    def draw(self, count: int) -> Tensor:
+        """Draw rows without replacement, all if there are fewer."""
+        return torch.from_numpy(self.rng.choice(self.size, min(count, self.size), replace=False, shuffle=False))
+
+    def write(self, slots: dict[int, int], x: Tensor, y: Tensor, z: Tensor | None = None) -> None:
+        """Put examples into slots, by slot."""
+        into, rows = torch.tensor(list(slots)), torch.tensor(list(slots.values()))
+        self.x[into], self.y[into] = x[rows], y[rows]
+        if z is not None:
+            self.z[into] = z[rows]
+
+    def insert(self, x: Tensor, y: Tensor, z: Tensor | None = None) -> None:
+        """Let each example enter with probability capacity / n."""
+        capacity = len(self.x)
+        numbers = self.seen + np.arange(1, len(x) + 1)
+        slots = np.where(numbers <= capacity, numbers - 1, (self.rng.random(len(x)) * numbers).astype(np.int64))
+        enter = np.flatnonzero(slots < capacity)
+        if len(enter):
+            self.write(dict(zip(slots[enter].tolist(), enter.tolist(), strict=True)), x, y, z)
+        self.seen += len(x)
+        self.size = min(self.seen, capacity)
+
+    def append(self, x: Tensor, y: Tensor) -> None:
+        """Add examples at the end; the tensors double when they are full."""
+        first, self.size = self.size, self.size + len(x)
+        while self.size > len(self.x):
+            self.x, self.y = (
+                torch.cat([self.x, torch.zeros_like(self.x)]),
+                torch.cat([self.y, torch.zeros_like(self.y)]),
+            )
+        self.x[first : self.size], self.y[first : self.size] = x, y
 
 
 class Replayed(Net):
@@ -202,47 +204,29 @@ class Replayed(Net):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.rng, self.seen = np.random.default_rng(0), 0
-        self.x = torch.zeros(CAPACITY, args[0])
-        self.y = torch.zeros(CAPACITY, dtype=torch.int64)
-        self.z = torch.zeros(CAPACITY, CLASSES)
+        self.memory = Memory(args[0], CAPACITY)
 
-    def replayed(self, loss: Tensor, rows: list[Any], answers: list[Tensor]) -> Tensor:
+    def joined(self, loss: Tensor, rows: list[Tensor], answers: list[Tensor]) -> Tensor:
         """Return the loss with that of what is replayed."""
-        return 0.5 * loss + 0.5 * F.cross_entropy(answers[0], self.y[rows[0]])
+        return torch.lerp(loss, F.cross_entropy(answers[0], self.memory.y[rows[0]]), 0.5)
 
-    def __call__(self) -> None:
-        """Take one step."""
-        x, y = next(self.stream)
-        size = min(self.seen, CAPACITY)
-        rows = [self.rng.choice(size, len(x), replace=False) for _ in range(self.draws)] if size else []
-        together = torch.cat([x, *(self.x[drawn] for drawn in rows)]) if rows else x
-        logits, *answers = self.answer(together, self.theta).split(len(x))
+    def learn(self, x: Tensor, y: Tensor) -> None:
+        """Learn from a minibatch, and from draws; then keep it."""
+        memory = self.memory
+        rows = [memory.draw(len(x)) for _ in range(self.draws)] if memory.size else []
+        together = torch.cat([x, *(memory.x[drawn] for drawn in rows)]) if rows else x
+        logits, *answers = self.answer(together).split(len(x))
         loss = self.score(logits, y)
-        if rows:
-            loss = self.replayed(loss, rows, answers)
-        self.update(list(torch.autograd.grad(loss, self.theta)))
-        self.insert(x, y, logits.detach())
-        self.steps += 1
-
-    def insert(self, x: Tensor, y: Tensor, z: Tensor) -> None:
-        """Let each example enter with probability capacity / n."""
-        numbers = self.seen + np.arange(1, len(x) + 1)
-        slots = np.where(numbers <= CAPACITY, numbers - 1, (self.rng.random(len(x)) * numbers).astype(np.int64))
-        enter = np.flatnonzero(slots < CAPACITY)
-        if len(enter):
-            last = dict(zip(slots[enter].tolist(), enter.tolist(), strict=True))
-            into, rows = list(last), list(last.values())
-            self.x[into], self.y[into], self.z[into] = x[rows], y[rows], z[rows]
-        self.seen += len(x)
+        self.update(self.gradient(self.joined(loss, rows, answers) if rows else loss))
+        memory.insert(x, y, logits.detach())
 
 
 class Dark(Replayed):
     """DER."""
 
-    def replayed(self, loss: Tensor, rows: list[Any], answers: list[Tensor]) -> Tensor:
+    def joined(self, loss: Tensor, rows: list[Tensor], answers: list[Tensor]) -> Tensor:
         """Return the loss with the distance to the kept answers."""
-        return loss + 0.5 * F.mse_loss(answers[0], self.z[rows[0]])
+        return loss + 0.5 * F.mse_loss(answers[0], self.memory.z[rows[0]])
 
 
 class Darker(Dark):
@@ -250,34 +234,183 @@ class Darker(Dark):
 
     draws = 2
 
-    def replayed(self, loss: Tensor, rows: list[Any], answers: list[Tensor]) -> Tensor:
+    def joined(self, loss: Tensor, rows: list[Tensor], answers: list[Tensor]) -> Tensor:
         """Return the loss with the distance to the kept answers, and with that of a second draw."""
-        return super().replayed(loss, rows, answers) + 0.5 * F.cross_entropy(answers[1], self.y[rows[1]])
+        return super().joined(loss, rows, answers) + 0.5 * F.cross_entropy(answers[1], self.memory.y[rows[1]])
 
 
-BY_HAND: dict[str, type[Net]] = {
-    "finetune": Net,
-    "ewc-online": Pulled,
-    "ewc": Pulled,
-    "si": Integrated,
-    "mas": Sensitive,
-    "lwf": Distilled,
-    "er": Replayed,
-    "der": Dark,
-    "derpp": Darker,
+class Averaged(Segmented):
+    """A-GEM."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.memory, self.open = Memory(args[0], CAPACITY), Memory(args[0], SEGMENT)
+
+    def gradient_on(self, rows: Tensor | slice) -> list[Tensor]:
+        """Return the gradient on kept examples."""
+        return self.gradient(F.cross_entropy(self.answer(self.memory.x[rows]), self.memory.y[rows]))
+
+    def learn(self, x: Tensor, y: Tensor) -> None:
+        """Learn from a minibatch along what is kept."""
+        self.open.insert(x, y)
+        gradients = self.gradient(self.score(self.answer(x), y))
+        if self.memory.size:
+            self.project(gradients)
+        self.update(gradients)
+
+    def project(self, g: list[Tensor]) -> None:
+        """Change a gradient that a draw opposes."""
+        r = self.gradient_on(self.memory.draw(BATCH))
+        product = sum(torch.dot(a.flatten(), b.flatten()) for a, b in zip(g, r, strict=True))
+        if product < 0:
+            squares = sum(torch.dot(b.flatten(), b.flatten()) for b in r)
+            torch._foreach_add_(g, r, alpha=float(-product / squares))
+
+    def consolidate(self) -> None:
+        """Keep a sample of the segment."""
+        self.memory.insert(self.open.x, self.open.y)
+        self.open.seen = self.open.size = 0
+
+
+class Constrained(Averaged):
+    """GEM."""
+
+    def project(self, g: list[Tensor]) -> None:
+        """Change a gradient that any segment opposes."""
+        starts = range(0, self.memory.size, SEGMENT)
+        G = torch.stack([self.flat(self.gradient_on(slice(start, start + SEGMENT))) for start in starts])
+        flat = self.flat(g)
+        opposed = G @ flat
+        if (opposed < 0).any():
+            q = (G @ G.T).double().numpy() + 1e-3 * np.eye(len(G))
+            lower = np.linalg.cholesky(q)
+            u, _ = nnls(lower.T, -np.linalg.solve(lower, opposed.double().numpy() + q.sum(1) * 0.5))
+            flat = flat + torch.from_numpy(0.5 + u).float() @ G
+            parts = flat.split([p.numel() for p in self.theta])
+            g[:] = [part.view_as(p) for part, p in zip(parts, self.theta, strict=True)]
+
+    def flat(self, gradient: list[Tensor]) -> Tensor:
+        """Return a gradient as one vector."""
+        return torch.cat([part.flatten() for part in gradient])
+
+    def consolidate(self) -> None:
+        """Keep a sample of the segment in the place of the oldest."""
+        memory = self.memory
+        if memory.size == CAPACITY:
+            memory.x, memory.y = memory.x.roll(-SEGMENT, 0), memory.y.roll(-SEGMENT, 0)
+            memory.size -= SEGMENT
+        rows = slice(memory.size, memory.size + SEGMENT)
+        memory.x[rows], memory.y[rows] = self.open.x, self.open.y
+        memory.size += SEGMENT
+        self.open.seen = self.open.size = 0
+
+
+class Accumulated(Net):
+    """Cumulative."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.memory = Memory(args[0], BATCH)
+
+    def learn(self, x: Tensor, y: Tensor) -> None:
+        """Score a minibatch, keep it, and learn from a draw of everything."""
+        with torch.no_grad():
+            self.score(self.answer(x), y)
+        self.memory.append(x, y)
+        rows = self.memory.draw(len(x))
+        self.update(self.gradient(F.cross_entropy(self.answer(self.memory.x[rows]), self.memory.y[rows])))
+
+
+class Fitted(Segmented):
+    """Joint training."""
+
+    epochs = 1
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.memory = Memory(args[0], BATCH)
+
+    def keep(self, x: Tensor, y: Tensor) -> None:
+        """Keep a minibatch."""
+        self.memory.append(x, y)
+
+    def learn(self, x: Tensor, y: Tensor) -> None:
+        """Score a minibatch, and keep it."""
+        with torch.no_grad():
+            self.score(self.answer(x), y)
+        self.keep(x, y)
+
+    def consolidate(self) -> None:
+        """Fit what is kept, from the initial parameters."""
+        self.restart()
+        for _ in range(self.epochs):
+            for rows in torch.randperm(self.memory.size).split(BATCH):
+                x, y = self.memory.x.index_select(0, rows), self.memory.y.index_select(0, rows)
+                self.update(self.gradient(F.cross_entropy(self.answer(x), y)))
+
+
+class Dumb(Fitted):
+    """GDumb."""
+
+    epochs = 3
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.memory = Memory(args[0], CAPACITY)
+        self.slots: dict[int, list[int]] = {}
+
+    def keep(self, x: Tensor, y: Tensor) -> None:
+        """Keep those of classes of which there are too few."""
+        last = {}
+        for row, label in enumerate(y.tolist()):
+            mine = self.slots.setdefault(label, [])
+            if self.memory.size < CAPACITY:
+                slot, self.memory.size = self.memory.size, self.memory.size + 1
+            elif len(mine) * len(self.slots) < CAPACITY:
+                most = max(self.slots.values(), key=len)
+                slot = most.pop(self.memory.rng.integers(len(most)))
+            else:
+                continue
+            mine.append(slot)
+            last[slot] = row
+        if last:
+            self.memory.write(last, x, y)
+
+
+class Baseline(NamedTuple):
+    """An agent's hyperparameters, its loop by hand, and the most plain steps it should cost."""
+
+    by_hand: type[Net]
+    options: dict[str, Any]
+    most: float | None = None
+    grows: str = ""
+    blocks: int = 20
+
+
+FIXED = {"segments": "fixed", "period": PERIOD}
+ESTIMATED = {**FIXED, "examples": EXAMPLES}
+KEEPING = {**FIXED, "capacity": CAPACITY, "segment_examples": SEGMENT}
+AGENTS = {
+    "finetune": Baseline(Net, {}, TARGET),
+    "from-scratch": Baseline(Restarted, FIXED),
+    "ewc-online": Baseline(Pulled, ESTIMATED, 1.3),
+    "ewc": Baseline(Pulled, ESTIMATED),
+    "si": Baseline(Integrated, FIXED, 2.0),
+    "mas": Baseline(Sensitive, ESTIMATED, 2.0),
+    "lwf": Baseline(Distilled, FIXED, 2.0),
+    "er": Baseline(Replayed, {"capacity": CAPACITY}, 1.6),
+    "der": Baseline(Dark, {"capacity": CAPACITY, "alpha": 0.5}),
+    "derpp": Baseline(Darker, {"capacity": CAPACITY, "alpha": 0.5, "beta": 0.5}, 2.5),
+    "agem": Baseline(Averaged, KEEPING),
+    "gem": Baseline(Constrained, KEEPING, blocks=8),
+    "cumulative": Baseline(Accumulated, {}, grows="memory: everything is kept"),
+    "gdumb": Baseline(Dumb, {**FIXED, "capacity": CAPACITY, "epochs": Dumb.epochs}),
+    "joint": Baseline(Fitted, {**FIXED, "epochs": 1}, grows="time and memory: everything is fitted anew", blocks=4),
 }
-
+SHORT = {"period": 2, "capacity": 40, "segment_examples": 8, "epochs": 1}  # of streams of many segments
+FEW = 200  # segments of those that get slower
 
 # The measurements
-
-
-class Case(NamedTuple):
-    """One line of the table."""
-
-    agent: str
-    inputs: int
-    hidden: tuple[int, ...]
-    batch_size: int = 32
 
 
 def make_env(tasks: list[clenv.Task], batch_size: int) -> clenv.ContinualEnv:
@@ -288,78 +421,59 @@ def make_env(tasks: list[clenv.Task], batch_size: int) -> clenv.ContinualEnv:
     return env
 
 
-def seconds(step: Callable[[], Any], steps: int = PERIOD) -> float:
-    """Return the seconds of one block of steps."""
-    start = time.process_time()
-    for _ in range(steps):
-        step()
-    return time.process_time() - start
+def costs(name: str, inputs: int, hidden: tuple[int, ...], tasks: list[clenv.Task], blocks: int) -> Times:
+    """Return the times of an agent, of its loop by hand, and of plain training by hand."""
+    baseline = AGENTS[name]
+    env = make_env(tasks, BATCH)
+    agent = clenv.make_agent(name, env, hidden=hidden, **baseline.options)
+    loops = {
+        "hand": baseline.by_hand(inputs, hidden, tasks[0], BATCH),
+        "world": lambda: env.step(agent),
+        "plain": Net(inputs, hidden, tasks[0], BATCH),
+    }
+    for loop in loops.values():
+        seconds(loop, 2 * PERIOD)  # something is protected
+    return Times(loops, PERIOD, min(blocks, baseline.blocks))
 
 
-def measure(case: Case, tasks: list[clenv.Task], pairs: int) -> tuple[float, float, float, float]:
-    """Return microseconds a step by hand and in the world, the ratio, and plain steps: medians over blocks."""
-    env = make_env(tasks, case.batch_size)
-    agent = clenv.make_agent(case.agent, env, hidden=case.hidden, **AGENTS[case.agent][0])
-    loops: list[Callable[[], Any]] = [
-        BY_HAND[case.agent](case.inputs, case.hidden, tasks[0], case.batch_size),
-        lambda: env.step(agent),
-        Net(case.inputs, case.hidden, tasks[0], case.batch_size),
-    ]
-    for loop in loops:
-        seconds(loop, 2 * PERIOD)  # memories are full, and something is protected
-    times = []
-    for number in range(pairs):
-        order = np.roll(range(3), number)
-        taken = {int(which): seconds(loops[which]) for which in order}
-        times.append([taken[which] for which in range(3)])
-    hand, world, plain = zip(*times, strict=True)
-    ratio = statistics.median(w / h for w, h in zip(world, hand, strict=True))
-    steps = statistics.median(w / p for w, p in zip(world, plain, strict=True))
-    return statistics.median(hand) / PERIOD * 1e6, statistics.median(world) / PERIOD * 1e6, ratio, steps
-
-
-def flatness(agent_name: str, segments: int) -> tuple[float, int, int]:
-    """Return how much longer the last twentieth of many segments of two steps took than the first, and the bytes."""
+def young_and_old(name: str, segments: int) -> tuple[Times, int, int]:
+    """Return the times of an agent after a few and after many segments of two minibatches, and the bytes of both."""
     tasks = make_tasks(16)
-    env = make_env(tasks, 8)
-    options = AGENTS[agent_name][0]
-    short = {name: {"period": 2}.get(name, value) for name, value in options.items()}
-    agent = clenv.make_agent(agent_name, env, hidden=(16,), **short)
-    part = max(segments // 20, 1)
-    times, sizes = [], []
-    for number in range(20):
-        times.append(seconds(lambda: env.step(agent), 2 * part))
-        sizes.append(agent.memory())
-        if number == 0:
-            seconds(lambda: env.step(agent), 2 * part)  # the first part of all warms the process up
-    return statistics.median(times[-3:]) / statistics.median(times[1:4]), sizes[0], sizes[-1]
+    options = {key: SHORT.get(key, value) for key, value in AGENTS[name].options.items()}
+    lives, sizes = {}, {}
+    for age, steps in (("young", 20), ("old", segments)):
+        env = make_env(tasks, 8)
+        agent = clenv.make_agent(name, env, hidden=(16,), **options)
+        seconds(lambda env=env, agent=agent: env.step(agent), 2 * steps)
+        lives[age], sizes[age] = lambda env=env, agent=agent: env.step(agent), agent.memory()
+    return Times(lives, 4, 80), sizes["young"], sizes["old"]
 
 
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description="what baselines cost")
     parser.add_argument("--only", nargs="+", choices=AGENTS, default=list(AGENTS), help="agents to measure")
-    parser.add_argument("--pairs", type=int, default=20, help="blocks of each loop")
+    parser.add_argument("--blocks", type=int, default=20, help="blocks of each loop, at most")
     parser.add_argument("--segments", type=int, default=10_000, help="segments of the long streams; 0: none")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    print(f"{'agent':14}{'network':13}{'by hand':>9}{'world':>9}{'ratio':>8}{'plain':>8}{'target':>8}")
     for inputs, hidden in NETWORKS:
         tasks = make_tasks(inputs)
+        print(f"\nNetwork {'-'.join(map(str, (inputs, *hidden)))}, minibatches of {BATCH}\n")
+        print_head("agent", "by hand, us", "world, us", f"ratio, at most {TARGET}", "plain steps", "at most")
         for name in chosen.only:
-            hand, world, ratio, plain = measure(Case(name, inputs, hidden), tasks, chosen.pairs)
-            network = "-".join(map(str, (inputs, *hidden)))
-            target = AGENTS[name][1]
-            print(f"{name:14}{network:13}{hand:7.0f}us{world:7.0f}us{ratio:8.3f}{plain:8.2f}{target:8.1f}", flush=True)
-    print(f"target of the ratio: at most {TARGET}")
+            times = costs(name, inputs, hidden, tasks, chosen.blocks)
+            figures = (f"{times.step('hand'):.0f}", f"{times.step('world'):.0f}")
+            ratios = (times.ratio("world", "hand"), times.ratio("world", "plain"))
+            print_row(f"`{name}`", *figures, *ratios, AGENTS[name].most or "")
     if chosen.segments:
-        print(
-            f"\n{'agent':14}{'last / first':>13}{'bytes first':>13}{'bytes last':>12}   of {chosen.segments} segments"
-        )
+        print(f"\nAfter {chosen.segments} segments of two minibatches, `joint` after {FEW}, and after 20\n")
+        print_head("agent", "time, old / young", "bytes, young", "bytes, old", "what grows")
         for name in chosen.only:
-            growth, first, last = flatness(name, chosen.segments)
-            print(f"{name:14}{growth:8.2f}{first:10}{last:10}", flush=True)
+            segments = min(chosen.segments, FEW) if "time" in AGENTS[name].grows else chosen.segments
+            times, young, old = young_and_old(name, segments)
+            print_row(f"`{name}`", times.ratio("old", "young"), young, old, AGENTS[name].grows)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from clenv.evaluation import Evaluation, Retention
 from clenv.evaluation.audit import audit
 from clenv.evaluation.verdict import Audit, Verdict
 from clenv.events import Exactness, Permanence, Receipt, Refusal, UnlearnRequest, VisitBegin, VisitEnd
+from clenv.picture import Picture
 from clenv.registry import agent_names, make, make_agent, register, register_agent, scenario_ids
 from clenv.requests import CLPU, RandomRequests, Requests, Script, permanent, unlearn
 from clenv.run import Record, resume, run
@@ -45,6 +46,7 @@ __all__ = [
     "NoHyperparameters",
     "Outcome",
     "Permanence",
+    "Picture",
     "PredictionError",
     "ProtocolError",
     "RandomRequests",

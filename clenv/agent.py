@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from clenv.errors import CheckpointError, SettingsError, nearest
 from clenv.events import Exactness, Permanence, Receipt, UnlearnRequest, VisitBegin, VisitEnd
+from clenv.picture import Picture
 from clenv.rng import torch_generator
 from clenv.settings import StreamSpec
 from clenv.task import Loss
@@ -199,12 +200,27 @@ class Agent(ABC):
         del gate
         return self.features(x)
 
+    def without_unlearning(self) -> Agent | None:
+        """Return a fresh agent that learns the same, bit for bit, and keeps nothing to serve requests with.
+
+        What unlearning costs when nobody asks is measured against it. None, by default: nothing can be switched off.
+        """
+        return None
+
     def capacity(self) -> Mapping[str, float]:
         """Return the share of each shared resource that is in use, in [0, 1]; nothing by default."""
         return {}
 
-    def pictures(self) -> Mapping[str, Tensor]:
-        """Return pictures to log, each ``(height, width)`` in [0, 1], e.g. masks, units by task; none by default."""
+    def figures(self) -> Mapping[str, float]:
+        """Return figures to log now and then, beside those that `observe` returns at each step; none by default.
+
+        Names with a common part before a slash are drawn together; what follows is a name, or ``task 3`` for the task
+        of that index: ``drift/task 0``, ``drift/task 1``.
+        """
+        return {}
+
+    def pictures(self) -> Mapping[str, Picture]:
+        """Return pictures to log, e.g. masks, units by task; none by default."""
         return {}
 
     def memory(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.tensorboard import SummaryWriter
@@ -11,6 +12,7 @@ from clenv.agent import Agent
 from clenv.env import ContinualEnv
 from clenv.events import Event, event_to_plain
 from clenv.folder import Folder, summary
+from clenv.picture import paint
 
 if TYPE_CHECKING:
     from clenv.run import Record
@@ -32,8 +34,13 @@ class Board:
         self._every = store.header["options"]["log_every"]
         self._told = start // self._every * self._every  # events from this step on are not yet in the log
 
-    def log(self, record: Record) -> None:
-        """Write a point of every curve, and the events and the evaluation since the last one."""
+    def log(self, record: Record, told: Mapping[str, float]) -> None:
+        """Write a point of every curve, and the events and the evaluation since the last one.
+
+        Args:
+            record: The step just played.
+            told: What the agent told of itself.
+        """
         score, step = self._env.score, record.step
         if step < 0:
             return
@@ -42,8 +49,7 @@ class Board:
             "online/loss": recent.loss,
             "online/accuracy": recent.accuracy,
             "online/cumulative loss": score.cumulative_loss,
-            **{f"capacity/{name}": value for name, value in self._agent.capacity().items()},
-            **{f"figures/{name}": value for name, value in (record.figures or {}).items()},
+            **told,
         }
         evaluations = score.retention.evaluations
         if evaluations and evaluations[-1].step > step + 1 - self._every:
@@ -53,8 +59,9 @@ class Board:
         for name, value in curves.items():
             self._writer.add_scalar(name, value, step)
         self._tell(step)
+        names = [task.id for task in self._env.tasks]
         for name, picture in self._agent.pictures().items():
-            self._writer.add_image(f"pictures/{name}", picture, step, dataformats="HW")
+            self._writer.add_image(f"pictures/{name}", paint(picture, names), step, dataformats="HWC")
 
     def _tell(self, step: int) -> None:
         lines = []

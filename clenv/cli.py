@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -20,7 +21,7 @@ import gymnasium
 import tyro
 
 from clenv.agent import Agent, NoHyperparameters
-from clenv.errors import ClenvError, SettingsError, UnknownNameError
+from clenv.errors import ClenvError, ClenvWarning, SettingsError, UnknownNameError
 from clenv.folder import read
 from clenv.registry import (
     agent_class,
@@ -40,6 +41,10 @@ from clenv.task import Task
 
 _FOLDER = "runs/{scenario}-{agent}-{seed}"
 _KINDS = tyro.constructors.ConstructorRegistry()
+
+
+class _RefusedError(ClenvError):
+    """Options were read, but what they set refuses their values."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -90,7 +95,7 @@ def _list() -> int:
     """List the scenarios and agents that are known here."""
     say("Scenarios\n\n")
     for env_id in scenario_ids():
-        _entry(env_id, scenario_spec(env_id).kwargs["factory"], scenario_factory)
+        _entry(env_id, _setting(scenario_spec(env_id).kwargs), scenario_factory)
     say("Agents\n\n")
     for name in agent_names():
         _entry(name, _claims, agent_class)
@@ -104,8 +109,21 @@ def _entry(name: str, about: str | Callable[[Any], str], find: Callable[[str], o
     except UnknownNameError as error:
         say(f"{name}\n    {error}\n\n")
         return
-    first = (inspect.getdoc(found) or "no documentation").split("\n")[0]
+    first = (inspect.getdoc(found) or "no documentation").split("\n")[0].replace("``", "")
     say(f"{name}\n    {first}\n    {about if isinstance(about, str) else about(found)}\n\n")
+
+
+def _setting(registered: Mapping[str, Any]) -> str:
+    """Return a scenario's factory and what was registered with it."""
+    options = [f"{name}={_short(value)}" for name, value in registered.items() if name != "factory"]
+    return ", ".join([registered["factory"], *options])
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Requests):
+        value = requests_to_plain(value)
+    text = str(value["policy"] if isinstance(value, Mapping) else value)
+    return text if len(text) < 20 else "..."
 
 
 def _claims(cls: type[Agent]) -> str:
@@ -135,13 +153,14 @@ def _run_command(words: Sequence[str]) -> Callable[..., int]:
     spec = scenario_spec(words[1]) if named else None
     registered = {} if spec is None else spec.kwargs
     settings = Settings().updated(**{k: v for k, v in registered.items() if k in Settings.names()})
+    outspoken = _outspoken(Settings)
     options: dict[str, Any] = {
         "env_id": _word("SCENARIO", "Id of a scenario, or module:id."),
         "name": _word("AGENT", "Name of an agent, or module:Class."),
         "run": Annotated[Any, tyro.conf.arg(constructor=_run_options()), tyro.conf.OmitArgPrefixes],
-        "stream": Annotated[Settings, tyro.conf.OmitArgPrefixes],
+        "stream": Annotated[outspoken, tyro.conf.OmitArgPrefixes],
     }
-    defaults: dict[str, Any] = {"stream": settings}
+    defaults: dict[str, Any] = {"stream": outspoken(**vars(settings))}
     if spec is not None:
         cls = _agent_class(words[2])
         factory = scenario_factory(words[1])
@@ -149,8 +168,9 @@ def _run_command(words: Sequence[str]) -> Callable[..., int]:
             made = _keeping(factory, defaults=registered)
             options["scenario"] = Annotated[Any, tyro.conf.arg(constructor=made)]
         if cls.Hyperparameters is not NoHyperparameters:
-            options["learner"] = Annotated[cls.Hyperparameters, tyro.conf.arg(name="agent")]
-            defaults["learner"] = cls.Hyperparameters()
+            hyperparameters = _outspoken(cls.Hyperparameters)
+            options["learner"] = Annotated[hyperparameters, tyro.conf.arg(name="agent")]
+            defaults["learner"] = hyperparameters()
 
     def command(*, env_id: str, stream: Settings, learner: Any = None, **chosen: Any) -> int:
         if spec is None:
@@ -164,6 +184,18 @@ def _run_command(words: Sequence[str]) -> Callable[..., int]:
         "options of both."
     )
     return _shaped(command, options, defaults)
+
+
+def _outspoken(cls: type[Any]) -> type[Any]:
+    """Return the dataclass with its own errors, not those a parser makes of every ValueError."""
+
+    def init(self: Any, **values: Any) -> None:
+        try:
+            cls.__init__(self, **values)
+        except ValueError as error:
+            raise _RefusedError(str(error)) from error
+
+    return type(cls.__name__, (cls,), {"__init__": init, "__doc__": cls.__doc__, "__module__": cls.__module__})
 
 
 def _word(metavar: str, text: str) -> Any:
@@ -273,7 +305,7 @@ def _play(records: Records, folder: Path) -> int:
     ]
     say(f"{content['state']}: {content['reason']}, {content['steps']} steps in {content['seconds']:.1f} s\n\n")
     say(table(rows))
-    say(f"\nEverything is in {folder}: run.json, steps.parquet, events.jsonl, evaluations.jsonl, receipts.jsonl\n")
+    say(f"\nEverything is in {folder}: run.json, steps.parquet, *.jsonl (events, evaluations, receipts, curves)\n")
     if content["options"]["tensorboard"]:
         say(f"Curves: tensorboard --logdir {folder}\n")
     return 1 if content["state"] == "diverged" else 0
@@ -367,14 +399,16 @@ def _check(kind: tyro.conf.Positional[Literal["agent", "scenario"]], target: tyr
     torch.set_num_threads(1)  # the worlds are tiny: more threads would only wait for each other
     checks = list(check_agent(_agent_class(target)) if kind == "agent" else check_scenario(target))
     failed = 0
-    for check in checks:
-        try:
-            check()
-        except CheckFailure as failure:
-            failed += 1
-            say(f"FAIL  {' '.join(str(failure).split())}\n")
-        else:
-            say(f"pass  {check.name}: {check.doc}\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("once", ClenvWarning)  # an agent is made many times over
+        for check in checks:
+            try:
+                check()
+            except CheckFailure as failure:
+                failed += 1
+                say(f"FAIL  {' '.join(str(failure).split())}\n")
+            else:
+                say(f"pass  {check.name}: {check.doc}\n")
     say(f"\n{kind} {target}: {len(checks) - failed} of {len(checks)} checks hold\n")
     return 1 if failed else 0
 

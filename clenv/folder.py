@@ -1,9 +1,10 @@
 """A run's folder: what was run and what came of it, whole at every moment, and enough to go on after a kill.
 
 ``run.json`` says what was run, how far it is and how it scored; ``steps.parquet`` holds one row a step,
-``events.jsonl``, ``evaluations.jsonl`` and ``receipts.jsonl`` one line each; ``checkpoint.pt`` the state of the world
-and of the agent. Every file is replaced as a whole, ``run.json`` last, so that no file is behind what it says. All but
-``run.json``, ``receipts.jsonl`` (wall-clock times) and ``tensorboard/`` are functions of what was run, bit for bit.
+``events.jsonl``, ``evaluations.jsonl`` and ``receipts.jsonl`` one line each, ``curves.jsonl`` one line every so many
+steps, with what the agent told of itself; ``checkpoint.pt`` the state of the world and of the agent. Every file is
+replaced as a whole, ``run.json`` last, so that no file is behind what it says. All but ``run.json``, ``receipts.jsonl``
+(wall-clock times) and ``tensorboard/`` are functions of what was run, bit for bit.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import platform
 import shutil
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -77,7 +78,15 @@ class Folder:
         content = read(path)
         return cls(path, {name: value for name, value in content.items() if name not in _PROGRESS})
 
-    def save(self, env: ContinualEnv, agent: Agent, *, seconds: float, finished: bool = False) -> None:
+    def save(
+        self,
+        env: ContinualEnv,
+        agent: Agent,
+        *,
+        seconds: float,
+        finished: bool = False,
+        curves: Sequence[Mapping[str, float]] = (),
+    ) -> None:
         """Write everything as it stands now.
 
         Args:
@@ -85,8 +94,10 @@ class Folder:
             agent: The learner.
             seconds: Wall-clock time spent so far.
             finished: Whether the run is over.
+            curves: Steps, and what the agent told of itself then.
         """
         self._tables(env)
+        self._lines("curves.jsonl", curves)
         checkpoint.save(
             self.path / "checkpoint.pt",
             {"run": self.identity, "env": env.state_dict(), "agent": agent.state_dict(), "seconds": seconds},
@@ -120,6 +131,12 @@ class Folder:
     def _lines(self, name: str, lines: Iterable[Mapping[str, Any]]) -> None:
         text = "".join(json.dumps(checkpoint.finite(line), allow_nan=False) + "\n" for line in lines)
         checkpoint.write_atomically(self.path / name, lambda file: file.write_text(text))
+
+    def curves(self, step: int) -> list[dict[str, float]]:
+        """Return what the agent told of itself before a step; a file may be ahead of the checkpoint beside it."""
+        file = self.path / "curves.jsonl"
+        lines = map(json.loads, file.read_text().splitlines()) if file.exists() else ()
+        return [line for line in lines if line["step"] < step]
 
     @property
     def identity(self) -> str:

@@ -76,7 +76,8 @@ def run(
         evaluate: Evaluate R(t) at the end of every that many visits, and tasks not yet seen before the first step and
             before their first visit; 0: only when the run is over; None: 1, or 0 on endless contexts, of which R(t)
             gathers ever more.
-        log_every: Steps between two points of the TensorBoard log.
+        log_every: Steps between two points of the curves: of the TensorBoard log, and of what the agent tells of
+            itself.
         checkpoint_every: Seconds between two checkpoints; 0: one after every step.
         tensorboard: Whether a run in a folder logs for TensorBoard.
         progress: Whether to show a progress bar, if the output is a terminal.
@@ -195,6 +196,8 @@ class _Run:
         self._steps, self._evaluate_every = steps, evaluate
         self._log_every, self._checkpoint_every = log_every, checkpoint_every
         self._tensorboard, self._progress = tensorboard and store is not None, progress
+        self._figures: dict[str, float] = {}  # the last value of each since the last point of the curves
+        self._curves = [] if store is None else store.curves(env.timeline.step)
         self._start = self._saved = time.perf_counter()
         self._start -= seconds
 
@@ -217,8 +220,9 @@ class _Run:
                 if bar.update():
                     _, loss, accuracy = self._env.score.window()
                     bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.3f}", refresh=False)
-                if board is not None and ((step + 1) % self._log_every == 0 or self._over()):
-                    board.log(record)
+                self._figures.update(figures or {})
+                if self._store is not None and ((step + 1) % self._log_every == 0 or self._over()):
+                    self._log(record, board)
                 if not self._over() and time.perf_counter() - self._saved >= self._checkpoint_every:
                     self._save(board)
                 try:
@@ -227,6 +231,18 @@ class _Run:
                     self._save(board)
                     raise
         self._save(board)
+
+    def _log(self, record: Record, board: Board | None) -> None:
+        """Add a point to the curves of what the agent tells of itself."""
+        agent = self._agent
+        told = {"capacity": agent.capacity(), "figures": {**self._figures, **agent.figures()}}
+        point = {
+            name if "/" in name else f"{kind}/{name}": v for kind, each in told.items() for name, v in each.items()
+        }
+        self._figures = {}
+        self._curves.append({"step": record.step, **point})
+        if board is not None:
+            board.log(record, point)
 
     def _over(self) -> bool:
         timeline = self._env.timeline
@@ -263,7 +279,7 @@ class _Run:
             board.flush()
         if self._store is not None:
             seconds = time.perf_counter() - self._start
-            self._store.save(self._env, self._agent, seconds=seconds, finished=over)
+            self._store.save(self._env, self._agent, seconds=seconds, finished=over, curves=self._curves)
         self._saved = time.perf_counter()
 
     def _bar(self) -> tqdm[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
@@ -169,16 +170,21 @@ def _scalar(name: str, value: Any) -> Any:
     raise SettingsError(f"{name}={value!r} cannot be written down: a run in a folder needs plain settings")
 
 
-def check_choices(config: object) -> None:
+def check_choices(config: Any) -> None:
     """Refuse a dataclass in which a field of a ``Literal`` type holds something else.
 
     Raises:
         SettingsError: The message names the field and what was expected.
     """
-    for name, hint in get_type_hints(type(config)).items():
-        if get_origin(hint) is Literal and getattr(config, name) not in get_args(hint):
-            options = ", ".join(map(repr, get_args(hint)))
-            raise SettingsError(f"{name}={getattr(config, name)!r}: expected one of {options}")
+    for name, options in _choices(config.__class__).items():
+        if getattr(config, name) not in options:
+            expected = ", ".join(map(repr, options))
+            raise SettingsError(f"{name}={getattr(config, name)!r}: expected one of {expected}")
+
+
+@cache  # reading type hints takes longer than all else that is checked
+def _choices(cls: type[Any]) -> dict[str, tuple[Any, ...]]:
+    return {name: get_args(hint) for name, hint in get_type_hints(cls).items() if get_origin(hint) is Literal}
 
 
 def _is_number(value: object) -> bool:

@@ -1,7 +1,8 @@
-"""Tables of text for terminals."""
+"""Tables and sizes as text for people."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 
@@ -23,3 +24,14 @@ def table(rows: Sequence[Sequence[str]], *, right: bool = True) -> str:
 
     head, *body = map(line, rows)
     return "\n".join([head, "-" * max(map(len, [head, *body])), *body]) + "\n"
+
+
+def size(count: float) -> str:
+    """Return a number of bytes for people."""
+    if math.isnan(count):
+        return "-"
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"

@@ -6,7 +6,8 @@ activations and gradients of each unit and masks it; over the epochs it is train
 the sum of the losses in a sliding window small.
 
 Run it by ``python examples/meta_mask.py``: it draws the data, the curves, the masks over an epoch and the comparison
-with the same network without a mask, at the same inner rate and at its own best one.
+with the same network under other masks (of gradients instead of activations, of both, one learned number a unit, random
+ones of which as many are open) and without a mask, at the same inner rate and at its own best one.
 
 What to expect: in some seeds a unit stays off for one class and opens soon after the first minibatch of the other; in
 others masks close instead, or nothing happens, so the picture shows the seed in which a mask opens most, and all the
@@ -19,7 +20,7 @@ fall of the losses is not one of luck.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +33,7 @@ from torch import Tensor
 
 import clenv
 from clenv.agents.backbone import Architecture
-from clenv.agents.masking import InnerLearner, MaskKind, Record, clip, make_mask, meta_gradient
+from clenv.agents.masking import FreeMask, InnerLearner, Masked, MaskKind, Phi, clip, make_mask
 from clenv.rng import torch_generator
 
 CLASSES = (1, 0)  # in this order
@@ -44,21 +45,33 @@ RATES = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0)
 """Inner rates that are tried without a mask."""
 
 
-def make_learner(mask: MaskKind = "history", rate: float = 10.0, window: int = 5) -> InnerLearner:
-    """Return the inner learner: two inputs, two masked units, two outputs without a bias."""
+def make_learner(
+    mask: MaskKind = "history", rate: float = 10.0, window: int = 5, masked: Masked = "activations"
+) -> InnerLearner:
+    """Return inner learners side by side: two inputs, two masked units, two outputs without a bias."""
     backbone = Architecture(hidden=(2,)).build((2,))
-    return InnerLearner(backbone, make_mask(mask, 2, 2), rate, window, output_bias=False)
+    masks = make_mask(mask, 2, 2, masked)
+    return InnerLearner(backbone, masks, rate, window, output_bias=False, masked=masked, many=True)
+
+
+class GivenMask(FreeMask):
+    """Masks that are handed over instead of ``phi``, ``(units,)``: random ones, or none at all."""
+
+    def __call__(self, phi: Phi, past: Sequence[Tensor], x: Tensor, h: Tensor) -> Tensor:
+        """Return them for all examples."""
+        del past, x
+        return phi["given"].expand(1, *h.shape)
 
 
 def batches_of(epoch: int, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return the minibatches of an epoch: inputs ``(18, seeds, 100, 2)``, targets ``(18, 100)``."""
+    """Return the minibatches of an epoch: inputs ``(18, seeds, 100, 2)``, targets ``(18, seeds, 100)``."""
     tasks = clenv.make("clenv/TwoGaussians-v0").tasks
     x = []
     for label in CLASSES:
         points = tasks[label].train.x
         orders = [torch.randperm(len(points), generator=torch_generator(seed, "order", epoch, label)) for seed in seeds]
         x.append(torch.stack([points[order].view(BATCHES, SIZE, 2) for order in orders], 1))
-    return torch.cat(x), torch.tensor(CLASSES).repeat_interleave(BATCHES)[:, None].expand(STEPS, SIZE)
+    return torch.cat(x), torch.tensor(CLASSES).repeat_interleave(BATCHES)[:, None, None].expand(-1, len(seeds), SIZE)
 
 
 class History(NamedTuple):
@@ -75,6 +88,14 @@ class History(NamedTuple):
     masks: Tensor
 
 
+def draws(epochs: int, seeds: Sequence[int]) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Tensor]]:
+    """Yield the fresh networks of each epoch, side by side, and its minibatches."""
+    for number in range(epochs):
+        epoch = number if number < epochs - PAIRED else number - (epochs - PAIRED)
+        drawn = [make_learner("none").initial(2, torch_generator(seed, "theta", epoch)) for seed in seeds]
+        yield tuple(torch.stack(parts) for parts in zip(*drawn, strict=True)), *batches_of(epoch, seeds)
+
+
 def train(learner: InnerLearner, epochs: int, seeds: Sequence[int]) -> History:
     """Train masks over some epochs, one for each seed.
 
@@ -83,39 +104,23 @@ def train(learner: InnerLearner, epochs: int, seeds: Sequence[int]) -> History:
     """
     stacked = [learner.mask.initial(torch_generator(seed, "phi")) for seed in seeds]
     phi = {name: torch.stack([one[name] for one in stacked]) for name in stacked[0]}
-    optimizer = torch.optim.Adam(phi.values(), lr=META_RATE) if phi else None
-    step = torch.func.vmap(
-        lambda theta, phi, history, x, y: learner.step(theta, phi, learner.past(phi, history), x, y),
-        in_dims=(0, 0, 0, 0, None),
-    )
-    gradient = torch.func.vmap(
-        lambda phi, theta, history, xs, ys: _clipped(learner, phi, theta, history, xs, ys),
-        in_dims=(0, 0, 0, 0, None),
-    )
+    optimizer = torch.optim.Adam(phi.values(), lr=META_RATE)
     windows, losses, masks = [], [], []
-    for number in range(epochs):
-        epoch = number if number < epochs - PAIRED else number - (epochs - PAIRED)
-        drawn = [learner.initial(2, torch_generator(seed, "theta", epoch)) for seed in seeds]
-        theta = tuple(torch.stack(parts) for parts in zip(*drawn, strict=True))
-        xs, ys = batches_of(epoch, seeds)
-        thetas, history = [], []
+    for theta, xs, ys in draws(epochs, seeds):
+        thetas, history = [theta], []
         for t in range(STEPS):
-            thetas.append(theta)
-            done = step(theta, phi, history[-learner.window :], xs[t], ys[t])
+            done = learner.step(thetas[-1], phi, learner.past(phi, history), xs[t], ys[t])
             first = max(0, t + 1 - learner.window)
-            before = history[max(0, first - learner.window) : first]
-            if optimizer is not None:
-                span = slice(first, t + 1)
-                gradients, value = gradient(phi, thetas[first], before, list(xs[span]), list(ys[span]))
-                for name, part in phi.items():
-                    part.grad = gradients[name]
-                optimizer.step()
-            else:
-                value = torch.stack([*losses[-(t - first) :], done.loss] if t > first else [done.loss]).sum(0)
-            theta = done.theta
-            history.append(Record(*done.record))
+            before, span = history[max(0, first - learner.window) : first], slice(first, t + 1)
+            window = list(zip(xs[span], ys[span], strict=True))
+            gradients, value = learner.meta_gradient(phi, thetas[first], before, window)
+            for name, gradient in torch.func.vmap(lambda one: clip(one, CLIP))(gradients).items():
+                phi[name].grad = gradient
+            optimizer.step()
+            thetas.append(done.theta)
+            history.append(done.record)
             windows.append(value)
-            losses.append(done.loss)
+            losses.append(done.loss.detach())
             masks.append(done.record.m)
     shape = (epochs, STEPS, len(seeds))
     return History(
@@ -123,9 +128,46 @@ def train(learner: InnerLearner, epochs: int, seeds: Sequence[int]) -> History:
     )
 
 
-def _clipped(learner: InnerLearner, phi: Any, theta: Any, history: Any, xs: Any, ys: Any) -> tuple[Any, Tensor]:
-    gradients, value = meta_gradient(learner)(phi, theta, history, list(zip(xs, ys, strict=True)))
-    return clip(gradients, CLIP), value
+def play(masks: Tensor, rate: float, seeds: Sequence[int]) -> Tensor:
+    """Return the inner losses of the first four epochs under given masks, shape ``(4, 18, seeds)``.
+
+    They are those of the last four too. Masks: shape ``(4, 18, seeds, 2)``.
+    """
+    learner = make_learner("none", rate)._replace(mask=GivenMask(2))
+    losses = []
+    for number, (theta, xs, ys) in enumerate(draws(PAIRED, seeds)):
+        for t in range(STEPS):
+            done = learner.step(theta, {"given": masks[number, t]}, (), xs[t], ys[t])
+            theta = done.theta
+            losses.append(done.loss.detach())
+    return torch.stack(losses).view(PAIRED, STEPS, len(seeds))
+
+
+def random_masks(history: History, seeds: Sequence[int]) -> Tensor:
+    """Return masks of 0 and 1 that are drawn anew at each step, of each seed as many 1 as its learned masks sum to."""
+    learned = history.masks[-PAIRED:]
+    density = learned.mean((0, 1, 3))
+    uniforms = [torch.rand(*learned.shape[:2], 2, generator=torch_generator(seed, "random masks")) for seed in seeds]
+    return (torch.stack(uniforms, 2) < density[:, None]).float()
+
+
+def overlap(history: History) -> tuple[Tensor, Tensor]:
+    """Return how alike the masks of an epoch are, of each seed: those of one class, and those of the two classes.
+
+    By Jaccard's index, the sum of the smaller over the sum of the larger value of each unit, 1 if all are 0; mean over
+    pairs of minibatches 4 to 9 and 13 to 18 in the last four epochs.
+    """
+    first, second = history.masks[-PAIRED:, 3:9], history.masks[-PAIRED:, 12:]
+
+    def alike(a: Tensor, b: Tensor) -> Tensor:
+        both, either = torch.minimum(a, b).sum(-1), torch.maximum(a, b).sum(-1)
+        return torch.where(either > 0, both / either, torch.ones_like(both))
+
+    def pairs(a: Tensor, b: Tensor) -> Tensor:
+        return torch.stack([alike(a[:, i], b[:, j]) for i in range(6) for j in range(6) if a is not b or i < j])
+
+    same = torch.cat([pairs(first, first), pairs(second, second)])
+    return same.mean((0, 1)), pairs(first, second).mean((0, 1))
 
 
 def fall(history: History) -> Tensor:
@@ -202,11 +244,12 @@ def draw_masks(history: History, seed: int, folder: Path) -> None:
 
 def draw_comparison(losses: Mapping[str, Tensor], folder: Path) -> None:
     """Draw the cumulative inner loss over an epoch, mean over seeds and the last four epochs."""
-    figure, axis = plt.subplots(figsize=(6, 4))
+    figure, axis = plt.subplots(figsize=(8, 5))
     for name, values in losses.items():
-        axis.plot(range(SIZE, STEPS * SIZE + 1, SIZE), values[-PAIRED:].mean((0, 2)).cumsum(0), label=name)
+        style = "--" if name.startswith("no mask") else "-"
+        axis.plot(range(SIZE, STEPS * SIZE + 1, SIZE), values[-PAIRED:].mean((0, 2)).cumsum(0), style, label=name)
     axis.set(xlabel="example", ylabel="cumulative inner loss", ylim=(0, None))
-    axis.legend()
+    axis.legend(fontsize=8)
     save(figure, folder / "comparison.png")
 
 
@@ -219,13 +262,18 @@ def save(figure: Any, file: Path) -> None:
 
 
 def main(epochs: int, seeds: int, rate: float, folder: Path) -> None:
-    """Train masks, compare them with no mask, and draw all pictures."""
+    """Train masks, compare them with other masks and with none, and draw all pictures."""
     numbers = range(seeds)
     masked = train(make_learner(rate=rate), epochs, numbers)
-    plain = {eta: train(make_learner("none", rate=eta), PAIRED, numbers).losses for eta in {*RATES, rate}}
+    opened = torch.ones(PAIRED, STEPS, seeds, 2)
+    plain = {eta: play(opened, eta, numbers) for eta in {*RATES, rate}}
     best = min(plain, key=lambda eta: plain[eta].mean().item())
     losses = {
-        f"mask, rate {rate:g}": masked.losses,
+        f"masked activations, rate {rate:g}": masked.losses,
+        "masked gradients alone": train(make_learner(rate=rate, masked="gradients"), epochs, numbers).losses,
+        "both, by two masks": train(make_learner(rate=rate, masked="both"), epochs, numbers).losses,
+        "one learned number a unit": train(make_learner("free", rate=rate), epochs, numbers).losses,
+        "random masks, as many open": play(random_masks(masked, numbers), rate, numbers),
         f"no mask, rate {rate:g}": plain[rate],
         f"no mask, its best rate {best:g}": plain[best],
     }
@@ -238,6 +286,9 @@ def main(epochs: int, seeds: int, rate: float, folder: Path) -> None:
     opens, closes = changes(masked).amax((0, 2)), -changes(masked).amin((0, 2))
     print(f"at the change of class a mask opens by up to, seed by seed: {percent(opens)}")
     print(f"at the change of class a mask closes by up to, seed by seed: {percent(closes)}")
+    same, other = overlap(masked)
+    print(f"masks overlap (Jaccard) within a class, seed by seed: {percent(same)}")
+    print(f"masks overlap (Jaccard) between classes, seed by seed: {percent(other)}")
     shut = (masked.masks[-PAIRED:] == 0).double().mean((0, 1, 3))
     print(f"share of masks at 0, seed by seed: {percent(shut)}")
     folder.mkdir(parents=True, exist_ok=True)

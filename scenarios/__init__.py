@@ -10,6 +10,7 @@ if __name__ != "clenv.scenarios":
 _RECURRING = {"alpha": 0.9, "round_length": 10, "horizon": 3000}
 _SEED_TASK = {"schedule": ("class-1", "class-0"), "round_length": 9, "batch_size": 100}
 _BLIND = {"paradigm": "domain", "task_labels": "hidden", "announce_switches": False}
+_FEW_SHOTS = {"alpha": 0.0, "round_length": 3, "batch_size": 5, "horizon": 3000, "pretrain_tasks": 168}
 _LINE = _RECURRING | {"paradigm": "domain", "batch_size": 20}
 _VON_OSWALD = {  # x + 3, 2x^2 - 1, (x - 3)^3
     "coefficients": ((1, 3), (2, 0, -1), (1, -9, 27, -27)),
@@ -54,6 +55,7 @@ _SCENARIOS: dict[str, tuple[str, dict[str, Any]]] = {
     "SplitDigits": ("digits:split_digits", _RECURRING),
     "PermutedDigits": ("digits:permuted_digits", _RECURRING),
     "RotatedDigits": ("digits:rotated_digits", _RECURRING),
+    "ScrambledDigits": ("digits:scrambled_digits", _FEW_SHOTS | _BLIND | {"paradigm": "class"}),
     "SplitFashionMNIST": ("fashion_mnist:split_fashion_mnist", _RECURRING),
     "PermutedFashionMNIST": ("fashion_mnist:permuted_fashion_mnist", _RECURRING),
     "RotatedFashionMNIST": ("fashion_mnist:rotated_fashion_mnist", _RECURRING),

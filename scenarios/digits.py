@@ -1,4 +1,4 @@
-"""Handwritten digits that come with scikit-learn: 1797 images of 8 x 8 pixels, split by class, permuted or rotated.
+"""Handwritten digits that come with scikit-learn: 1797 images of 8 x 8 pixels, split, permuted, rotated, scrambled.
 
 Four fifths of each class are for training, the rest for tests; the division is fixed.
 """
@@ -6,6 +6,7 @@ Four fifths of each class are for training, the rest for tests; the division is 
 from __future__ import annotations
 
 from functools import cache
+from itertools import permutations
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ import torch
 from clenv.rng import generator
 from clenv.task import Task
 
-from ._data import ByClass, Data, permuted_tasks, rotated_tasks, split_tasks
+from ._data import ByClass, Data, Permutation, permuted_tasks, rotated_tasks, split_tasks, standardised
 
 _TEST_SHARE = 0.2
 
@@ -69,3 +70,31 @@ def rotated_digits(n_tasks: int = 10, span: float = 180.0) -> list[Task]:
         SettingsError: An argument is out of range.
     """
     return rotated_tasks(load_digits(), n_tasks, span)
+
+
+def scrambled_digits() -> list[Task]:
+    """Return 240 tasks of one class each: every digit with its four quarters in each of their 24 orders.
+
+    Many classes of real handwriting that share their strokes, about 144 training images of each, for learners that
+    meta-train on some classes and then meet others. The tasks go digit by digit, ``scrambled-0-0123``, where quarters
+    are in their places, to ``scrambled-9-3210``: so those that ``pretrain_tasks`` keeps, the last ones, are of other
+    digits than those of the stream if it is a multiple of 24.
+    """
+    data = standardised(load_digits())
+    places = torch.arange(64).view(2, 4, 2, 4).transpose(1, 2).reshape(4, 4, 4)  # pixels of each quarter
+    orders = {
+        "".join(map(str, order)): Permutation(places[list(order)].view(2, 2, 4, 4).transpose(1, 2).flatten())
+        for order in permutations(range(4))
+    }
+    return [
+        Task(
+            f"scrambled-{digit}-{name}",
+            data.train.consecutive(digit, 1, (64,)),
+            data.test.consecutive(digit, 1, (64,)),
+            outputs=1,
+            classes=(f"{digit} in order {name}",),
+            transform=transform,
+        )
+        for digit in range(10)
+        for name, transform in orders.items()
+    ]

@@ -43,7 +43,9 @@ def test_list_says_what_there_is(clenv_command):
     code, out, _ = clenv_command("list")
     assert code == 0
     assert "tiny/Blobs-v0\n    Blobs: two classes in four dimensions" in out
-    assert "    tiny_world:world\n" in out
+    assert "    tiny_world:world, horizon=120, batch_size=4\n" in out
+    assert "digits:permuted_digits, n_tasks=5, batch_size=32, round_length=450, requests=CLPU\n" in out
+    assert "schedule=..., requests=Script, deadline=4\n" in out
     assert "tiny\n    A linear classifier with noisy gradients" in out
     assert "tiny_world:Tiny, needs no task labels, unlearning interface" in out
     for name in [*clenv.scenario_ids(), *clenv.agent_names()]:
@@ -59,7 +61,7 @@ def test_help_comes_from_what_the_options_set(clenv_command):
         ("--horizon {None}|INT", "Scored steps of the stream; None: no end. (default: 120)"),
         ("--scenario.tasks INT", "Number of tasks. (default: 3)"),
         ("--agent.lr FLOAT", "Step size. (default: 0.1)"),
-        ("--log-every INT", "Steps between two points of the TensorBoard log. (default: 100)"),
+        ("--log-every INT", "Steps between two points of the curves"),
     ]:
         assert option in words
         assert about in words
@@ -173,6 +175,7 @@ def test_bad_input_is_one_clear_error_and_leaves_nothing(clenv_command, somewher
     code, _, err = clenv_command(*words)
     assert code == 2
     assert "Traceback" not in err
+    assert "tyro" not in err  # the parser, which names its own insides
     assert message in " ".join(err.replace("│", " ").split())
     assert sorted(str(path.relative_to(somewhere)) for path in somewhere.rglob("*")) == ["taken", "taken/thesis.tex"]
 

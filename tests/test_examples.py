@@ -5,6 +5,7 @@ from pathlib import Path
 
 import gymnasium
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -46,17 +47,32 @@ def test_own_scenario(capsys):
 
 
 def test_meta_mask_falls_and_switches_but_does_not_beat_plain_sgd_at_its_best_rate():
-    """Eight epochs of sixteen seeds; the example's default is forty. Its first and last four see the same draws."""
+    """Forty epochs of eight fixed seeds.
+
+    Over 64 seeds the median fall is 20 %; single seeds fell by -35 to 43 %, the medians of eight by 7 to 26 %.
+    """
     example = runpy.run_path(str(EXAMPLES / "meta_mask.py"), run_name="meta_mask")
-    train, make_learner, seeds = example["train"], example["make_learner"], range(16)
-    masked = train(make_learner(), 8, seeds)
-    assert example["fall"](masked).quantile(0.5) > 0.03
+    seeds, play, opened = range(8, 16), example["play"], torch.ones(4, 18, 8, 2)
+    masked = example["train"](example["make_learner"](), 40, seeds)
+    assert example["fall"](masked).quantile(0.5) > 0.1
     assert (example["changes"](masked).abs().amax((0, 2)) > 0.5).sum() >= 2
     assert (masked.masks[-4:] == 0).double().mean((0, 1, 3)).quantile(0.5) < 0.9
-    plain = {rate: train(make_learner("none", rate=rate), 8, seeds) for rate in (1.0, 10.0)}
-    assert (example["fall"](plain[10.0]) == 0).all()
-    assert (example["changes"](plain[10.0]) == 0).all()
-    assert plain[1.0].losses[-4:].mean() < masked.losses[-4:].mean() < plain[10.0].losses[-4:].mean()
+    same, other = example["overlap"](masked)
+    assert same.mean() > other.mean() + 0.1
+    at_random = play(example["random_masks"](masked, seeds), 10.0, seeds).mean()
+    assert play(opened, 1.0, seeds).mean() < masked.losses[-4:].mean() < play(opened, 10.0, seeds).mean() < at_random
+
+
+def test_meta_mask_stands_still_without_a_meta_rate(monkeypatch):
+    """The last epochs repeat the draws of the first; masks without a history do not change with the class."""
+    example = runpy.run_path(str(EXAMPLES / "meta_mask.py"), run_name="meta_mask")
+    monkeypatch.setitem(example["train"].__globals__, "META_RATE", 0.0)
+    still = example["train"](example["make_learner"]("free"), 8, range(2))
+    assert (example["fall"](still) == 0).all()
+    assert (example["changes"](still) == 0).all()
+    same, other = example["overlap"](still)
+    assert (same == 1).all()
+    assert (other == 1).all()
 
 
 def test_meta_mask_draws_its_pictures(tmp_path, capsys):

@@ -42,7 +42,8 @@ def finish(folder, **options):
 
 def same(one: Path, other: Path) -> None:
     """Assert that two runs ended in the same bits."""
-    for name in REPRODUCIBLE:
+    spaced_alike = len({read(folder)["options"]["log_every"] for folder in (one, other)}) == 1
+    for name in (*REPRODUCIBLE, *(["curves.jsonl"] if spaced_alike else [])):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
     states = [Folder.open(folder).restore() for folder in (one, other)]
     for a, b in zip(*(tensors(agent.state_dict()) for _, agent, _ in states), strict=True):
@@ -60,7 +61,7 @@ def check_readable(folder: Path) -> None:
     steps = steps_of(folder)["step"].tolist()
     assert steps == list(range(len(steps)))
     assert len(steps) >= content["steps"]
-    for name in ("events", "evaluations", "receipts"):
+    for name in ("events", "evaluations", "receipts", "curves"):
         lines = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
         assert all(isinstance(line, dict) for line in lines)
     env, agent, _ = Folder.open(folder).restore()
@@ -405,6 +406,26 @@ def test_a_gymnasium_made_world_runs_and_resumes(tmp_path):
     assert len(list(clenv.resume(tmp_path / "run"))) == 59
 
 
+# Curves
+
+
+def test_curves_hold_what_the_agent_told_last(tmp_path):
+    """Of each figure the last value since the point before, capacity, and rarer figures; also if stopped between."""
+    *_, records = start(tmp_path / "run", log_every=50, tensorboard=False)
+    norms = []
+    for record in records:
+        norms.append(record.figures["norm"])
+        if record.step == 70:
+            records.close()
+    norms += [record.figures["norm"] for record in clenv.resume(tmp_path / "run")]
+    lines = [json.loads(line) for line in (tmp_path / "run/curves.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [49, 99, 119]
+    for line in lines:
+        assert line["figures/norm"] == norms[line["step"]]
+        assert line["capacity/weight"] == 0.5
+        assert line["weight/output 0"] > 0
+
+
 # TensorBoard
 
 
@@ -420,9 +441,14 @@ def test_tensorboard_shows_curves_events_pictures_and_hyperparameters(tmp_path):
     log = EventAccumulator(str(tmp_path / "run/tensorboard"), size_guidance={"tensors": 0})
     log.Reload()
     scalars = log.Tags()["scalars"]
-    assert {"online/loss", "online/accuracy", "online/cumulative loss", "capacity/weight", "figures/norm"} <= set(
-        scalars
-    )
+    assert {
+        "online/loss",
+        "online/accuracy",
+        "online/cumulative loss",
+        "capacity/weight",
+        "figures/norm",
+        "weight/output 0",
+    } <= set(scalars)
     assert {"remaining/accuracy", "accuracy/blob-1"} <= set(scalars)
     assert [point.step for point in log.Scalars("online/loss")] == sorted({*range(9, last, 10), last})
     total = read(tmp_path / "run")["summary"]["cumulative_loss"]

@@ -446,6 +446,13 @@ class KeepsCounters(Isolated):
         return Receipt(Exactness.ISOLATED)
 
 
+class LearnsLessWhenReady(Biases):
+    """With unlearning switched off it learns faster."""
+
+    def without_unlearning(self) -> Agent:
+        return Linear(self.spec, seed=self.seed, rate=0.2)
+
+
 class DecaysWheneverAsked(Biases):
     def unlearn(self, request: UnlearnRequest) -> Receipt:
         self.maps = {key: weights * 0.5 for key, weights in self.maps.items()}
@@ -561,6 +568,7 @@ FAULTS = [
     (ClaimsMoreThanItsReceipts, "the-declared-level-is-reached", "declares"),
     (KeepsExamples, "unlearning-leaves-nothing-behind", "of its examples are in the state"),
     (KeepsCounters, "unlearning-leaves-nothing-behind", "steps"),
+    (LearnsLessWhenReady, "being-ready-to-unlearn-changes-nothing", "switched off the losses are others"),
     (DecaysWheneverAsked, "asking-twice-changes-nothing", "second request"),
     (RemembersTheLast, "requests-commute", "is not"),
     (ExactButCounts, "unlearning-everything-restores-the-start", "fresh agent"),

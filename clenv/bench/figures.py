@@ -257,6 +257,48 @@ def over_steps(steps: Sequence[int], values: NDArray[Any], last: int) -> NDArray
 # Small curves
 
 
+def chart(
+    name: str, curves: Mapping[str, Sequence[tuple[int, float]]], span: tuple[int, int], *, share: bool = False
+) -> dict[str, Any]:
+    """Return the paths of a small chart of figures over a stream.
+
+    Args:
+        name: What it shows.
+        curves: Steps and values of each line, by name.
+        span: First and last step of the scale.
+        share: Whether values are shares, so that the scale runs from 0 to 1.
+    """
+    width, height = 320, 90
+    every = [point for points in curves.values() for point in points]
+    known = [value for _, value in every if np.isfinite(value)] or [0.0]
+    low, high = (0.0, 1.0) if share else (min(0.0, *known), max(0.0, *known))
+    first, last = span
+    lines = []
+    for number, (label, points) in enumerate(curves.items()):
+        chosen = np.unique(np.linspace(0, len(points) - 1, _POINTS).round().astype(int))
+        xy = np.array([points[place] for place in chosen], dtype=np.float64)
+        x = (xy[:, 0] - first) / max(last - first, 1) * width
+        y = height - (xy[:, 1] - low) / (high - low or 1) * height
+        places = [f"{a:.0f} {b:.1f}" for a, b in zip(x, y, strict=True) if np.isfinite(b)]
+        places += places[-1:] if len(places) == 1 else []  # a dot, by its round ends
+        dash = " ".join(map(str, DASHES[number // COLORS % len(DASHES)]))
+        latest = f"{100 * points[-1][1]:.0f} %" if share else f"{points[-1][1]:.3g}"
+        path = f"M{'L'.join(places)}" if places else ""
+        lines.append({"label": label, "path": path, "color": number % COLORS, "dash": dash, "last": latest})
+    ends = ["0", "100 %"] if share else [f"{end:.3g}" for end in (low, high)]
+    told = ", ".join(f"{line['label'] or name} {line['last']}" for line in lines[:ROWS])
+    text = f"{name} from step {first} to {last}, at the end: {told}"
+    return {
+        "name": name,
+        "width": width,
+        "height": height,
+        "ends": ends,
+        "steps": (first, last),
+        "lines": lines,
+        "text": text,
+    }
+
+
 def spark(losses: NDArray[Any], visits: Sequence[Visit], width: int = 600, height: int = 90) -> dict[str, Any]:
     """Return the paths of a run's small picture: its loss, and its first visits and returns under it.
 

@@ -104,6 +104,16 @@ class Run:
         return self._lines("receipts")
 
     @cached_property
+    def curves(self) -> dict[str, list[tuple[int, float]]]:
+        """What the agent told of itself, by name: steps and values."""
+        found: dict[str, list[tuple[int, float]]] = {}
+        for line in self._lines("curves"):
+            for name, value in line.items():
+                if name != "step" and value is not None:
+                    found.setdefault(name, []).append((line["step"], value))
+        return found
+
+    @cached_property
     def audit(self) -> Audit | None:
         """The verdicts on the agent's claims; None: the run was not audited."""
         file = self.path / "audit.json"

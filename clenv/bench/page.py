@@ -14,18 +14,33 @@ from typing import Any
 import numpy as np
 
 from clenv.agent import Agent
-from clenv.bench.figures import COLORS, DASHES, ROWS, Figures, Stream, heat_map, over_steps, smoothing, spark
+from clenv.bench.figures import (
+    COLORS,
+    DASHES,
+    ROWS,
+    Figures,
+    Stream,
+    chart,
+    heat_map,
+    over_steps,
+    smoothing,
+    spark,
+)
 from clenv.bench.gather import Bench, Run, State
+from clenv.bench.groups import Group, groups
 from clenv.bench.standings import Ranking, Standing, rankings
 from clenv.bench.statistics import Estimate, mean_of_known, profile, relative_to_best
 from clenv.bench.words import digits_for, number, p_value, with_interval
 from clenv.draw import Life, lives, order_of_task
 from clenv.errors import CheckpointError, ClenvWarning
+from clenv.evaluation.page import METRICS, costs
 from clenv.evaluation.verdict import Verdict
 from clenv.events import event_from_plain
 from clenv.folder import Folder
+from clenv.picture import named
 from clenv.registry import agent_class
 from clenv.score import Score
+from clenv.table import size
 
 EARLY = 10
 """Steps after a switch over which first visits and returns are compared."""
@@ -58,6 +73,7 @@ def page(bench: Bench) -> dict[str, Any]:
         "logarithmic": _logarithmic(*_scale([s.loss for s in tables[0].standings])),
         "few": min(ranking.streams for ranking in tables) < 6,
         "verdicts": [row for run in bench.runs for row in _verdicts(run, order)],
+        "groups": [_group(group, order) for group in groups(bench)],
         "receipts": [row for run in bench.runs if run.audit is None for row in _receipts(run, order)],
         "costs": [row for s in bench.scenarios for row in _costs(bench, s, best[s], order)],
         "runs": [_run(run, order) for run in bench.runs],
@@ -191,7 +207,7 @@ def _part(bench: Bench, ranking: Ranking, figures: Figures, order: Mapping[str, 
         "stream": _stream(bench, label, figures, order),
         "returns": _returns(bench, label, ahead, order),
         "retention": [card for run in shown if (card := _retention(run, order)) is not None],
-        "masks": [card for run in shown if (card := _masks(run, order)) is not None],
+        "insides": [card for run in shown if (card := _inside(run, order)) is not None],
         "scenario_id": "not begun" if first is None else first.job.get("scenario_id", label),
     }
 
@@ -302,39 +318,62 @@ def _retention(run: Run, order: Mapping[str, int]) -> dict[str, Any] | None:
     }
 
 
-def _masks(run: Run, order: Mapping[str, int]) -> dict[str, Any] | None:
-    """Return pictures and capacity of an agent as they were at the end, if it offers any."""
+def _inside(run: Run, order: Mapping[str, int]) -> dict[str, Any] | None:
+    """Return what an agent told of itself over the stream, and its pictures as they were at the end, if any."""
+    card = {**_legend(run.agent, order[run.agent]), "seed": run.seed, "error": "", "pictures": []}
+    card["charts"] = charts = _charts(run)
     try:
-        if not _offers(str(run.content["agent_path"])):
-            return None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ClenvWarning)  # said when the run was made
-            _, agent, _ = Folder.open(run.path).restore()
+        card["pictures"] = pictures = _pictures(run)
     except (CheckpointError, LookupError, TypeError) as error:
-        return {**_legend(run.agent, order[run.agent]), "seed": run.seed, "error": " ".join(str(error).split())}
+        return {**card, "error": " ".join(str(error).split())}
+    return card if charts or pictures else None
+
+
+def _charts(run: Run) -> list[dict[str, Any]]:
+    """Return a chart of every figure over the stream; those whose names begin alike, up to a slash, share one."""
+    groups: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for name, points in run.curves.items():
+        group, _, line = name.partition("/")
+        task = line.removeprefix("task ") if line.startswith("task ") else ""
+        label = run.task(int(task)) if task.isdecimal() else line
+        groups.setdefault(name if group == "figures" else group, {})["" if group == "figures" else label] = points
+    begin = min((points[0][0] for points in run.curves.values()), default=0)
+    span = min(0, begin), run.steps
+    return [
+        chart(name.removeprefix("figures/"), curves, span, share=name == "capacity") for name, curves in groups.items()
+    ]
+
+
+def _pictures(run: Run) -> list[dict[str, Any]]:
+    if not _offers(str(run.content["agent_path"])):
+        return []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ClenvWarning)  # said when the run was made
+        env, agent, _ = Folder.open(run.path).restore()
+    names = [task.id for task in env.tasks]
     pictures = []
     for name, picture in agent.pictures().items():
-        values = picture.detach().cpu().double().numpy()
+        values = picture.values.detach().cpu().double().numpy()
         rows, columns = values.shape
         told = f"{name} of {run.agent}: {rows} rows, {columns} columns, mean {values.mean():.3f}"
-        pictures.append({"name": name, "image": heat_map(values), "rows": rows, "columns": columns, "text": told})
-    capacity = [(name, value) for name, value in agent.capacity().items()]
-    if not pictures and not capacity:
-        return None
-    return {
-        **_legend(run.agent, order[run.agent]),
-        "seed": run.seed,
-        "error": "",
-        "pictures": pictures,
-        "capacity": capacity,
-    }
+        pictures.append(
+            {
+                "name": name,
+                "image": heat_map(values),
+                "text": told,
+                "height": max(min(16 * rows, 200), 32),
+                "square": picture.rows == picture.columns != (),
+                "rows": named(picture.rows, names),
+                "columns": named(picture.columns, names),
+            }
+        )
+    return pictures
 
 
 @cache
 def _offers(path: str) -> bool:
-    """Return whether agents of a class have pictures or capacity to show."""
-    cls = agent_class(path)
-    return cls.pictures is not Agent.pictures or cls.capacity is not Agent.capacity
+    """Return whether agents of a class have pictures to show."""
+    return agent_class(path).pictures is not Agent.pictures
 
 
 # Unlearning
@@ -370,7 +409,7 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
         "holds": verdict.holds,
         "why": [*verdict.reasons, *verdict.leaks, *(f"left over: {place}" for place in verdict.leftovers)],
         "closed": min(closed.values(), default=math.nan),
-        "closed_text": ", ".join(f"{name} {value:.0%}" for name, value in closed.items()) or "-",
+        "closed_text": ", ".join(f"{METRICS[name]} {value:.0%}" for name, value in closed.items()) or "-",
         "accuracy": None
         if verdict.accuracy is None
         else [number(x) for x in (verdict.accuracy.main, verdict.accuracy.reference, verdict.accuracy.full)],
@@ -379,6 +418,19 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
         "difference": number(verdict.accuracy_difference),
         "seconds": math.nan if verdict.cost is None else verdict.cost.seconds,
         "retraining": math.nan if verdict.cost is None else verdict.cost.retrain_seconds,
+        "cost": [] if verdict.cost is None else costs(verdict.cost),
+    }
+
+
+def _group(group: Group, order: Mapping[str, int]) -> dict[str, Any]:
+    found = group.comparison
+    names = ("mean_ijsd", "mean_ajsd", "js_ratio", "irr")
+    return {
+        **_legend(group.agent, order[group.agent]),
+        "scenario": group.scenario,
+        "seeds": group.seeds,
+        "figures": [number(math.nan if found is None else getattr(found, name)) for name in names],
+        "reason": group.reason,
     }
 
 
@@ -427,17 +479,6 @@ def _costs(bench: Bench, scenario: str, agents: Sequence[str], order: Mapping[st
         for row in rows:
             row[f"{name}_share"] = 0.0 if math.isnan(row[name]) else 100 * row[name] / (max(known) or 1)
     return rows
-
-
-def size(count: float) -> str:
-    """Return a number of bytes for people."""
-    if math.isnan(count):
-        return "-"
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
 
 
 # One run

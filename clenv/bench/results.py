@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from clenv.bench.gather import Run, gather
+from clenv.bench.groups import Group, groups
+from clenv.checkpoint import finite
 from clenv.errors import CheckpointError, SettingsError, nearest
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
-Table = Literal["runs", "steps", "events", "evaluations"]
+Table = Literal["runs", "groups", "steps", "events", "evaluations"]
 _SCORES = (
     "cumulative_loss",
     "mean_loss",
@@ -47,6 +49,13 @@ _COLUMNS = {
     "command": "VARCHAR",
     "machine": "JSON",
 }
+_GROUPS = {
+    "scenario": "VARCHAR",
+    "agent": "VARCHAR",
+    "seeds": "BIGINT",
+    **dict.fromkeys(("ijsd", "ajsd", "js_ratio", "irr"), "DOUBLE"),
+    "reason": "VARCHAR",
+}
 _LONG = {
     "steps": "read_parquet({files}, filename=true, union_by_name=true)",
     "events": "read_json({files}, filename=true, format='newline_delimited', columns={{'event': 'VARCHAR', "
@@ -64,8 +73,10 @@ def results(folder: str | Path, table: Table = "runs") -> DuckDBPyRelation:
     Args:
         folder: The folder.
         table: ``runs``: a row a run, with its labels, ``state`` (finished, diverged, failed, running, stopped or
-            missing), scores, cost, and where it comes from; or ``steps``, ``events``, ``evaluations`` of all runs, each
-            row with its run, labels and seed.
+            missing), scores, cost, and where it comes from; ``groups``: a row an audited agent and scenario, with the
+            comparison of what unlearned and its references over seeds (means of IJSD and AJSD, JS-ratio, IRR), or the
+            ``reason`` why there is none; or ``steps``, ``events``, ``evaluations`` of all runs, each row with its run,
+            labels and seed.
 
     Returns:
         A relation, to be queried further; ``.fetchall()`` and ``.fetchnumpy()`` give the rows, ``.df()`` a frame where
@@ -86,14 +97,17 @@ def results(folder: str | Path, table: Table = "runs") -> DuckDBPyRelation:
         raise SettingsError(f"there is no table {table!r}.{nearest(table, get_args(Table))}")
     path = Path(folder)
     bench = gather(path)
+    database = duckdb.connect(":memory:")
+    if table == "groups":
+        _create(database, table, _GROUPS, [_group(group) for group in groups(bench)])
+        return database.table(table)
     playing = {life.key for life in lives(path)}
     rows = [_row(run, playing) for run in bench.runs]
     known = {row["run"] for row in rows}
     rows += [_missing(run) for run in bench.suite.get("runs", ()) if run["key"] not in known]
-    database = duckdb.connect(":memory:")
-    _create(database, rows)
+    _create(database, "runs", _COLUMNS, rows)
     if table == "runs":
-        return database.table("runs")
+        return database.table(table)
     suffix = "parquet" if table == "steps" else "jsonl"
     files = [str(file) for run in bench.runs if (file := run.path / f"{table}.{suffix}").exists()]
     try:
@@ -141,10 +155,23 @@ def _machine(path: Path) -> dict[str, Any]:
     return content
 
 
-def _create(database: DuckDBPyConnection, rows: Sequence[Mapping[str, Any]]) -> None:
-    database.execute(f"CREATE TABLE runs ({', '.join(f'{name} {kind}' for name, kind in _COLUMNS.items())})")
-    values = [[_cell(row.get(name)) for name in _COLUMNS] for row in rows]
-    database.executemany(f"INSERT INTO runs VALUES ({', '.join('?' * len(_COLUMNS))})", values)  # noqa: S608  # no input
+def _group(group: Group) -> dict[str, Any]:
+    labels = {"scenario": group.scenario, "agent": group.agent, "seeds": group.seeds}
+    found = group.comparison
+    if found is None:
+        return {**labels, "reason": group.reason}
+    figures = {"ijsd": found.mean_ijsd, "ajsd": found.mean_ajsd, "js_ratio": found.js_ratio, "irr": found.irr}
+    return {**labels, **finite(figures)}
+
+
+def _create(
+    database: DuckDBPyConnection, table: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]
+) -> None:
+    database.execute(f"CREATE TABLE {table} ({', '.join(f'{name} {kind}' for name, kind in columns.items())})")
+    values = [[_cell(row.get(name)) for name in columns] for row in rows]
+    if values:
+        query = f"INSERT INTO {table} VALUES ({', '.join('?' * len(columns))})"  # noqa: S608  # no input
+        database.executemany(query, values)
 
 
 def _cell(value: Any) -> Any:

@@ -104,6 +104,8 @@ class AuditOptions:
     """Judge each request by the agent right after it, or all of them together at the end of the stream."""
     mask: FeatureMask = "own"
     """Through which mask the features of mask-based agents are read."""
+    agents: tuple[str, ...] | None = None
+    """Labels of the agents that are audited; none: all."""
 
 
 @dataclass(frozen=True)
@@ -233,6 +235,7 @@ def jobs(suite: Suite, *, source: str = "SUITE") -> list[Job]:
     suite = from_plain(to_plain(suite))
     _check_lists(suite)
     agents = list(_agents(suite))
+    _check_labels(suite, ("audit", "agents"), suite.audit.agents)
     cells = []
     for scenario in _scenarios(suite):
         with _placed(scenario.place, scenario.tables):
@@ -459,7 +462,6 @@ def _agents(suite: Suite) -> Iterator[_Choice]:
 
 
 def _scenarios(suite: Suite) -> Iterator[_Choice]:
-    groups = [entry if isinstance(entry, str) else entry.label or entry.agent for entry in suite.agents]
     taken: set[str] = set()
     for number, entry in enumerate(suite.scenarios):
         place: Place = ("scenarios", number)
@@ -471,16 +473,20 @@ def _scenarios(suite: Suite) -> Iterator[_Choice]:
         hints = {**arguments, **get_type_hints(Settings)}
         _check_names(("settings",), suite.settings, {}, hints, "setting")
         _check_names((*place, "settings"), made.settings, made.grid, hints, "setting")
-        for position, label in enumerate(made.agents or ()):
-            if label not in groups:
-                raise SuiteError(
-                    (*place, "agents", position), f"no agent of the suite is called {label!r}.{nearest(label, groups)}"
-                )
-        if made.agents == ():
-            raise SuiteError((*place, "agents"), "is empty, expected at least one, or no such key for all agents")
+        _check_labels(suite, (*place, "agents"), made.agents)
         base = made.label or made.scenario.split(":")[-1].split("/")[-1]
         tables = (((*place, "settings"), made.settings), (("settings",), suite.settings))
         yield from _grid(_Choice(place, made.scenario, base, base, tables, made.agents), made.grid, taken)
+
+
+def _check_labels(suite: Suite, place: Place, labels: Sequence[str] | None) -> None:
+    """Check that a choice of the suite's agents holds some, and no others."""
+    groups = [entry if isinstance(entry, str) else entry.label or entry.agent for entry in suite.agents]
+    for position, label in enumerate(labels or ()):
+        if label not in groups:
+            raise SuiteError((*place, position), f"no agent of the suite is called {label!r}.{nearest(label, groups)}")
+    if labels is not None and not labels:
+        raise SuiteError(place, "is empty, expected at least one, or no such key for all agents")
 
 
 def _hyperparameters(cls: type[Agent]) -> dict[str, Any]:
@@ -600,6 +606,7 @@ def _job(
     digest = hashlib.blake2b(json.dumps([*identity, seed], sort_keys=True).encode(), digest_size=5).hexdigest()
     words = [re.sub(r"[^A-Za-z0-9.=_]+", "-", word).strip("-.")[:60] for word in (scenario.label, agent.label)]
     key = f"{words[0]}-{words[1]}-{seed}-{digest}"
+    audited = suite.audit.agents is None or agent.group in suite.audit.agents
     return Job(
         key=key,
         suite=suite.name,
@@ -611,7 +618,7 @@ def _job(
         hyperparameters=agent.values,
         seed=seed,
         evaluation=suite.evaluation,
-        audit=suite.audit,
+        audit=suite.audit if audited else replace(suite.audit, at="never"),
         limits=suite.limits,
         steps=steps,
         command=f"clenv bench {shlex.quote(source)} --seeds {seed} --only {key}",

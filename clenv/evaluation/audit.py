@@ -162,6 +162,7 @@ class _Plan:
         """Yield what the verdicts are drawn from."""
         world, at = Replay(self._env.scenario, self._env.settings, self._env.recording()), self._trainer.at
         world.reset()
+        overhead = self._trainer.overhead()
         for number, (stop, requests) in enumerate(self._cases):
             yield Hearing(
                 Evidence(
@@ -182,5 +183,6 @@ class _Plan:
                     other=at(self._reference(number, True), stop) if self._trainer.other_seeds else None,
                     served=tuple(at(self._main, request.step) for request in requests),
                     ends=(at(self._main, self._last), at(self._full, self._last)),
+                    overhead=overhead,
                 )
             )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 import multiprocessing
 import os
 import pickle
@@ -27,7 +28,7 @@ from clenv import checkpoint
 from clenv.agent import Agent
 from clenv.env import ContinualEnv
 from clenv.errors import CheckpointError, ClenvWarning
-from clenv.evaluation.replay import Replay, play
+from clenv.evaluation.replay import Replay, play, time_ratio
 from clenv.events import Permanence, UnlearnRequest
 from clenv.folder import versions
 from clenv.registry import create, make_agent
@@ -154,6 +155,17 @@ class Trainer:
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             return f"the scenario or make_agent cannot be sent to other processes ({error})"
         return None
+
+    def overhead(self) -> float:
+        """Return the time of a step divided by that of a step with unlearning switched off; nan if it cannot be.
+
+        The two live through the begin of the recorded stream side by side, nothing is asked of them.
+        """
+        agent = self.fresh()
+        plain = agent.without_unlearning()
+        if plain is None:
+            return math.nan
+        return time_ratio(agent, plain, lambda: self._world.replay(frozenset(), requests=False))
 
     # Training
 

@@ -10,13 +10,15 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
+from typing import Any
 
 from torch import Tensor
 
 from clenv.errors import DataError
 from clenv.evaluation.distances import jensen_shannon
+from clenv.evaluation.verdict import Audit
 
-Outputs = Sequence[Mapping[int, Tensor]]
+Outputs = Sequence[Mapping[Any, Tensor]]
 """Of one model: for each forget request, logits on the test set of each task, shape ``(n, outputs of the task)``."""
 
 
@@ -45,7 +47,11 @@ class GroupComparison:
 
     @property
     def js_ratio(self) -> float:
-        """``|mean IJSD - mean AJSD| / mean IJSD``, 0 is best; nan if the references do not differ."""
+        """``|mean IJSD - mean AJSD| / mean IJSD``, 0 is best; nan if the references do not differ.
+
+        Agents that equal their references bit for bit have ``1 / c`` for ``c`` seeds: of the ``c**2`` pairs ``c`` are
+        equal.
+        """
         within = self.mean_ijsd
         return abs(within - self.mean_ajsd) / within if within > 0 else math.nan
 
@@ -61,7 +67,7 @@ class GroupComparison:
 def group_comparison(
     references: Sequence[Outputs],
     unlearned: Sequence[Outputs],
-    forgotten: Sequence[Collection[int]],
+    forgotten: Sequence[Collection[Any]],
     *,
     clpu_compat: bool = False,
 ) -> GroupComparison:
@@ -91,7 +97,7 @@ def group_comparison(
             )
     if clpu_compat:
         references = [[outputs[0]] * len(forgotten) for outputs in references]
-        tasks: list[Collection[int]] = [forgotten[0], *map(_summed_by_clpu, unlearned[0][1:])]
+        tasks: list[Collection[Any]] = [forgotten[0], *map(_summed_by_clpu, unlearned[0][1:])]
     else:
         tasks = list(forgotten)
 
@@ -107,6 +113,31 @@ def group_comparison(
         ajsd=tuple(divergence(a, b) for a, b in product(references, unlearned)),
         _strict=clpu_compat,
     )
+
+
+def over_seeds(audits: Sequence[Audit]) -> GroupComparison:
+    """Compare the agents of several audits with their references: one agent on one scenario, each with another seed.
+
+    Outputs are the answers that audits keep of the removed tasks (`clenv.evaluation.verdict.Verdict.answers`), each
+    read as the agent would give it. Tables that read them through heads kept from before a request are made by
+    ``benchmarks/clpu.py``, which also computes what CLPU's released script does.
+
+    Raises:
+        DataError: There are fewer than two audits, the seeds did not remove the same tasks in the same order, or no
+            answers were kept.
+    """
+    if len(audits) < 2:
+        raise DataError("one seed has nothing to be compared with: expected at least two")
+    forgotten = [[verdict.tasks for verdict in audit] for audit in audits]
+    if any(tasks != forgotten[0] for tasks in forgotten):
+        raise DataError("the seeds did not remove the same tasks in the same order")
+    if not forgotten[0] or any(set(v.answers) != set(v.tasks) or not v.tasks for audit in audits for v in audit):
+        raise DataError("no answers on the removed tasks are kept: the tasks are regressions, or endless contexts")
+    main, references = (
+        [[{task: pair[place] for task, pair in v.answers.items()} for v in audit] for audit in audits]
+        for place in (0, 1)
+    )
+    return group_comparison(references, main, forgotten[0])
 
 
 def _summed_by_clpu(outputs: Mapping[int, Tensor]) -> list[int]:

@@ -17,7 +17,15 @@ from clenv.evaluation.distances import feature_distances, in_batches, jensen_sha
 from clenv.evaluation.leftovers import Finding, find_examples, search
 from clenv.evaluation.levels import EXAMPLES, Scores, better, changed_tasks, readers, worse, wrong_on_purpose
 from clenv.evaluation.masks import FeatureMask, masked_features
-from clenv.evaluation.membership import Attack, Head, linear_probe, membership_attack, membership_verdict, retained_head
+from clenv.evaluation.membership import (
+    Attack,
+    Head,
+    halves,
+    linear_probe,
+    membership_attack,
+    membership_verdict,
+    retained_head,
+)
 from clenv.evaluation.relearning import Relearning, compare_relearning, fresh_visit
 from clenv.evaluation.replay import PROBES, Removal, Replay, answers, gone_by
 from clenv.evaluation.verdict import Capacity, Cost, Gap, Membership, Trio, Verdict
@@ -26,6 +34,7 @@ from clenv.rng import generator
 from clenv.states import difference
 
 _TEST = 1000  # held-out inputs of each task that are measured
+_KEPT = 200  # of these, whose answers are kept with the verdict
 _MEMBERS = 1000  # training examples that are attacked and searched for
 _OTHERS = 200  # of each remaining task, which may be kept
 _LINEAR = 0.999  # share of the answers' variance that a kept head must explain
@@ -53,6 +62,7 @@ class Evidence:
         other: A reference of another seed; None if there is none.
         served: The main agent right after each request.
         ends: The main and the full agent at the end of the stream.
+        overhead: Time of a step divided by that of a step with unlearning switched off; nan if it cannot be.
     """
 
     env: Replay
@@ -67,6 +77,7 @@ class Evidence:
     other: dict[str, Any] | None
     served: tuple[dict[str, Any], ...]
     ends: tuple[dict[str, Any], dict[str, Any]]
+    overhead: float
 
 
 class Hearing:
@@ -126,6 +137,7 @@ class Hearing:
             loss_difference=self._loss_difference(),
             cost=self._cost(),
             mask=self._evidence.mask,
+            answers=self._answers(),
         )
 
     def _restore(self, state: Mapping[str, Any], *, other_seed: bool = False) -> Agent:
@@ -317,6 +329,15 @@ class Hearing:
         )
         return Gap(main.relative, full.relative, fresh=fresh.relative), Trio(main.identical, 1.0, full.identical)
 
+    def _answers(self) -> dict[str, Tensor]:
+        """Return some answers on the removed tasks, of agent and reference; none where seeds have other tasks."""
+        spec, found = self._env.stream_spec, {}
+        for task in self._removed if spec.loss == "cross_entropy" and spec.tasks is not None else ():
+            x, _ = self._env.examples(task, "test", _KEPT)
+            outputs = [self._outputs(agent, task, x) for agent in (self._main, self._reference)]
+            found[self._name(task)] = torch.stack(outputs).float().cpu()
+        return found
+
     # What an attacker finds
 
     @cached_property
@@ -380,8 +401,7 @@ class Hearing:
         for task in self._removed:
             x, y = self._members(task)
             unseen, labels = self._env.examples(task, "test", _TEST)
-            fitted = slice(0, len(unseen) // 2)  # of the held-out examples, for a probe
-            attacked = slice(len(unseen) // 2, None)
+            fitted, attacked = halves(len(unseen))  # of the held-out examples, for a probe
             looks: dict[str, dict[str, Attack]] = {"own answers": {}}
             for name, agent in self._trio.items():
                 own = [self._outputs(agent, task, each) for each in (x, unseen)]
@@ -422,13 +442,13 @@ class Hearing:
         entries = [finding for finding in self._leftovers if finding.kind not in _EXAMPLES]
         found = [f"{f.count} examples are found in {f.path} ({f.kind})" for f in examples]
         if entries:
-            found.append(f"{len(entries)} entries of the state are its alone, e.g. {entries[0].path}")
+            found.append(f"{len(entries)} entries of the state are in no run without the task, e.g. {entries[0].path}")
         for task, scores in self._scores.items():
             main, reference = scores["main"], scores["reference"]
             others = [score for name, score in scores.items() if name not in {"main", "full"}]
             known = f"(accuracy {main.accuracy:.2f}, reference {reference.accuracy:.2f})"
-            if better(main, reference):
-                found.append(f"{self._name(task)} is answered better than by the reference {known}")
+            if all(better(main, other) for other in others):
+                found.append(f"{self._name(task)} is answered better than by anyone who never saw it {known}")
             if worse(main, others):
                 found.append(f"{self._name(task)} is answered worse than by anyone who never saw it {known}")
         for task, scores in self._through.items():
@@ -440,9 +460,11 @@ class Hearing:
             f"membership can be inferred through {name}" for name, a in self._attacks.items() if a.verdict == "leaks"
         ]
         for name, relearning in self._relearning.items():
-            if relearning.reached and relearning.ratio < _FAST:
-                times = f"{relearning.steps} steps, the reference needs {relearning.reference_steps}"
-                found.append(f"{name} is learned again in {times}")
+            if relearning.ratio < _FAST:  # of what the reference needs at least, if it does not get there
+                found.append(
+                    f"{name} is learned again in {relearning.steps} steps, "
+                    f"the reference needs {relearning.words(relearning.reference_steps)}"
+                )
         return found
 
     # Gains and costs
@@ -462,7 +484,7 @@ class Hearing:
         main, full = self._evidence.ends
         steps = min(len(main["losses"]), len(full["losses"]))
         after = main["steps"][:steps] > min(request.step for request in self._evidence.requests)
-        return float((full["losses"][:steps] - main["losses"][:steps])[after].sum())
+        return float((full["losses"][:steps] - main["losses"][:steps])[after].sum()) if after.any() else math.nan
 
     def _cost(self) -> Cost:
         evidence = self._evidence
@@ -477,11 +499,25 @@ class Hearing:
             retrain_seconds=evidence.reference["seconds"],
             retrain_samples=len(evidence.reference["losses"]) * self._env.settings.batch_size,
             slow_down=main / full if full > 0 else math.nan,
-            capacity=Capacity(
-                before=_mean(self._before[evidence.requests[-1].tasks[0]].capacity().values()),
-                after=_mean(evidence.served[-1]["capacity"].values()),
-                reference=_mean(evidence.reference["capacity"].values()),
-            ),
+            capacity=self._capacity(),
+            overhead=evidence.overhead,
+        )
+
+    def _capacity(self) -> Capacity:
+        """Return how much was in use around the last request, and when what it freed was there to use, and was used."""
+        evidence = self._evidence
+        request = evidence.requests[-1]
+        before = _mean(self._before[request.tasks[0]].capacity().values())
+        after = _mean(evidence.served[-1]["capacity"].values())
+        in_use = {
+            step - request.step: share for step, share in evidence.ends[0]["in_use"].items() if step >= request.step
+        }
+        return Capacity(
+            before=before,
+            after=after,
+            reference=_mean(evidence.reference["capacity"].values()),
+            usable=min((waited for waited, share in in_use.items() if share < before), default=math.nan),
+            used=min((waited for waited, share in in_use.items() if share > after), default=math.nan),
         )
 
 

@@ -229,6 +229,12 @@ def retained_head(features: Tensor, outputs: Tensor) -> tuple[Head, float]:
     return (lambda given: _with_one(given) @ weights), 1 - left / total if total > 0 else 1.0
 
 
+def halves(count: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return the rows of two halves of so many examples, by a fixed draw: examples often stand class by class."""
+    rows = torch.from_numpy(generator(seed, "halves").permutation(count))
+    return rows[: count // 2], rows[count // 2 :]
+
+
 def linear_probe(features: Tensor, labels: Tensor, outputs: int) -> Head:
     """Return a head fitted on other data: multinomial logistic regression on standardised features.
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from clenv.checkpoint import write_atomically
-from clenv.evaluation.verdict import Audit, Gap, Trio, Verdict
-from clenv.table import table
+from clenv.evaluation.verdict import Audit, Capacity, Cost, Gap, Trio, Verdict
+from clenv.table import size, table
 
 METRICS = {
     "output_jsd": "outputs: JSD",
@@ -22,6 +22,13 @@ METRICS = {
     "cka": "features: 1 - CKA",
 }
 """Names of the distances, for people."""
+
+_LEGEND = """
+Does nothing, never asked: the same agent with all requests withheld. Gap closed: 1 - agent / does nothing, here of the
+outputs. JSD is in nats, at most 0.693; Euclidean and Manhattan are relative to the size of the reference's features.
+Steps are minibatches; area (relearning) and online loss are sums of the loss over steps. Chance: where 95 % of guesses
+lie; an attack that fails on the agent that was never asked is uninformative.
+"""
 
 
 def page(verdict: Verdict) -> str:
@@ -63,15 +70,17 @@ def _figures(verdict: Verdict) -> str:
         "accuracy on what was removed": verdict.accuracy,
         "the same through the head it had": verdict.retained_head,
     }
-    rows += [_trio(name, trio, "") for name, trio in trios.items() if trio is not None]
+    rows += [_trio(name, trio, "") for name, trio in trios.items() if trio is not None and not math.isnan(trio.main)]
     for name, attack in verdict.attacks.items():
         low, high = attack.auc_chance
         rows.append(_trio(f"membership AUC, {name}", attack.auc, f"chance {low:.2f}-{high:.2f}: {attack.verdict}"))
         low, high = attack.accuracy_chance
         rows.append(_trio(f"membership accuracy, {name}", attack.accuracy, f"chance {low:.2f}-{high:.2f}"))
     for name, again in verdict.relearning.items():
-        note = f"ratio {_number(again.ratio)}, area {again.area:.2f}" + ("" if again.reached else ", not reached")
-        rows.append([f"steps to relearn {name}", str(again.steps), str(again.reference_steps), "", note])
+        note = f"ratio {_number(again.ratio)}, area {again.area:.2f}"
+        rows.append(
+            [f"steps to relearn {name}", again.words(again.steps), again.words(again.reference_steps), "", note]
+        )
     return table([["", "agent", "never saw it", "never asked", ""], *rows])
 
 
@@ -81,20 +90,36 @@ def _trio(name: str, trio: Trio, note: str) -> list[str]:
 
 def _cost(verdict: Verdict) -> str:
     gained, saved = _number(verdict.accuracy_difference), _number(verdict.loss_difference)
-    lines = [f"Accuracy of remaining tasks minus never asked: {gained}; online loss saved since: {saved}"]
-    cost = verdict.cost
-    if cost is not None:
-        lines.append(
-            f"Cost: {cost.seconds:.3f} s and {cost.samples} samples; retraining {cost.retrain_seconds:.3f} s and "
-            f"{cost.retrain_samples} samples; {cost.bytes_freed} bytes freed, {cost.memory} in use; "
-            f"learning takes {_number(cost.slow_down)} times as long"
-        )
-        if not math.isnan(cost.capacity.after):
-            lines.append(
-                f"Capacity in use: {_percent(cost.capacity.before)} before, {_percent(cost.capacity.after)} after, "
-                f"{_percent(cost.capacity.reference)} never having seen it"
-            )
+    lines = [
+        f"Since then, minus never asked: accuracy of the remaining tasks {gained}; summed online loss saved {saved}"
+    ]
+    if verdict.cost is not None:
+        lines += costs(verdict.cost)
     return "\n".join(lines) + "\n"
+
+
+def costs(cost: Cost) -> list[str]:
+    """Return what a request cost, a sentence each: time and examples, memory, steps, capacity."""
+    anew = f"{cost.retrain_seconds:.1f} s, {cost.retrain_samples} examples"
+    off = "" if math.isnan(cost.overhead) else f"; {cost.overhead:.2f} times as with unlearning switched off"
+    lines = [
+        f"Unlearning: {1000 * cost.seconds:.1f} ms, {cost.samples} examples read; training anew: {anew}",
+        f"Memory: {size(cost.bytes_freed)} freed, {size(cost.memory)} in use",
+        f"A step takes {cost.slow_down:.2f} times as long as never asked, requests included{off}",
+    ]
+    return lines if math.isnan(cost.capacity.after) else [*lines, _capacity(cost.capacity)]
+
+
+def _capacity(capacity: Capacity) -> str:
+    """Return what was in use, and when what was freed could be used, and was."""
+    shares = (
+        f"Capacity in use: {_percent(capacity.before)} before, {_percent(capacity.after)} after, "
+        f"{_percent(capacity.reference)} never having seen it"
+    )
+    if math.isnan(capacity.usable):
+        return f"{shares}; nothing was freed"
+    used = "not used again" if math.isnan(capacity.used) else f"used again after {capacity.used:.0f}"
+    return f"{shares}; free after {capacity.usable:.0f} steps, {used}"
 
 
 def _number(value: float) -> str:
@@ -106,7 +131,7 @@ def _percent(value: float) -> str:
 
 
 def overview(audit: Audit) -> str:
-    """Return one line a verdict, as a table."""
+    """Return one line a verdict, as a table, and what the figures mean."""
     head = ["after step", "tasks", "claimed", "measured", "claim", "leaks", "gap closed", "accuracy difference"]
     rows = [
         [
@@ -116,12 +141,12 @@ def overview(audit: Audit) -> str:
             verdict.measured.name,
             "holds" if verdict.holds else "FAILS",
             str(len(verdict.leaks)),
-            _percent(verdict.distances["output_jsd"].closed) if "output_jsd" in verdict.distances else "-",
+            _percent(next((gap.closed for name, gap in verdict.distances.items() if "output" in name), math.nan)),
             _number(verdict.accuracy_difference),
         ]
         for verdict in audit
     ]
-    return table([head, *rows])
+    return table([head, *rows]) + _LEGEND
 
 
 # Pictures

@@ -52,6 +52,10 @@ class Relearning:
     ratio: float
     area: float
 
+    def words(self, steps: int) -> str:
+        """Return one of the two times for people: where not both were reached, the longer one is the visit's length."""
+        return str(steps) if self.reached or steps < max(self.steps, self.reference_steps) else f"over {steps}"
+
 
 def twin(agent: Agent) -> Agent:
     """Return a copy of an agent: same class, seed and hyperparameters, same state, nothing shared."""

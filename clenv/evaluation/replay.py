@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
+from statistics import fmean
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
@@ -87,6 +88,7 @@ class Replay(ContinualEnv):
         self._changed: dict[int, dict[str, Tensor]] = {}  # what each watched visit wrote
         self._before: dict[str, Any] | None = None  # the state before the requests of the last step
         self._written: dict[str, Tensor] = {}  # what the visits wrote that they remove
+        self._in_use: dict[int, float] = {}  # mean capacity in use after each step since the first request
 
     def step(self, action: Any) -> Any:
         """Play one turn with an agent (see `ContinualEnv.step`)."""
@@ -130,6 +132,14 @@ class Replay(ContinualEnv):
         super()._deliver(agent, events[asked:end])
         self._undelivered = list(events[end:])
 
+    def watch_capacity(self) -> None:
+        """Note the capacity in use after the last step, if anything was asked to be unlearned so far."""
+        assert self._agent is not None  # for the type checker: set by `step`
+        if self._in_use or self._before is not None:
+            shares = self._agent.capacity().values()
+            if shares:
+                self._in_use[self._step] = fmean(shares)
+
     def rows_shown(self, visit: int) -> Tensor:
         """Return which training examples of its task a visit shows, each once; after `reset`."""
         task, _, _, first_round, _, steps = self.recorded.visits[visit]
@@ -149,7 +159,8 @@ class Replay(ContinualEnv):
             ``state``. ``hidden``: tensors in its private attributes, by path. ``before``: its state before the requests
             of this step; None if there were none. ``written``: which entries of that state the removed visits wrote,
             by path. ``receipts`` of these requests. ``answers``: predictions for a few held-out inputs, by task.
-            ``capacity``. ``steps`` and ``losses`` of the stream so far. ``seconds``.
+            ``in_use``: mean share of the capacity in use, after each step since the first request. ``capacity``.
+            ``steps`` and ``losses`` of the stream so far. ``seconds``.
         """
         entries = self.score.entries() if self._timeline is not None else {}
         return {
@@ -164,6 +175,7 @@ class Replay(ContinualEnv):
             ],
             "answers": answers(agent, self, seen_tasks(self)),
             "capacity": dict(agent.capacity()),
+            "in_use": dict(self._in_use),
             "steps": torch.from_numpy(entries.get("step", np.empty(0, dtype=np.int64))),
             "losses": torch.from_numpy(entries.get("loss", np.empty(0))),
             "seconds": seconds,
@@ -179,14 +191,38 @@ def play(env: Replay, agent: Agent, stops: Sequence[int]) -> Iterator[tuple[int,
         stops: Steps after which to stop, ascending.
     """
     seconds = 0.0
+    _load_optimisers()
     if not env.empty:
         env.reset()
     for stop in stops:
-        start = time.perf_counter()
         while not env.empty and env.timeline.finished is None and env.timeline.step <= stop:
+            start = time.perf_counter()
             env.step(agent)
-        seconds += time.perf_counter() - start
+            seconds += time.perf_counter() - start
+            env.watch_capacity()
         yield stop, env.snapshot(agent, seconds=seconds)
+
+
+def time_ratio(agent: Agent, other: Agent, make: Callable[[], Replay], steps: int = 300) -> float:
+    """Return how long a fresh agent's steps take, divided by those of another one on the same stream.
+
+    The two take turns, step by step, so that whatever else the machine does slows both.
+    """
+    _load_optimisers()
+    lives = [(each, make(), [0.0]) for each in (agent, other)]
+    for _, env, _ in lives:
+        env.reset()
+    while lives[0][1].timeline.finished is None and lives[0][1].timeline.step < steps:
+        for learner, env, seconds in lives:
+            start = time.perf_counter()
+            env.step(learner)
+            seconds[0] += time.perf_counter() - start
+    return lives[0][2][0] / lives[1][2][0]
+
+
+def _load_optimisers() -> None:
+    """Let torch load the hundreds of modules that its first optimiser needs: seconds that belong to no agent."""
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)])
 
 
 def seen_tasks(env: Replay) -> list[int]:

@@ -9,13 +9,16 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
+from torch import Tensor
+
+from clenv import checkpoint
 from clenv.checkpoint import finite, write_atomically
 from clenv.errors import CheckpointError
 from clenv.evaluation.distances import gap_closed
 from clenv.evaluation.relearning import Relearning
 from clenv.events import Exactness
 
-FORMAT = "clenv audit 1"
+FORMAT = "clenv audit 2"
 
 
 @dataclass(frozen=True)
@@ -79,17 +82,21 @@ class Membership:
 
 @dataclass(frozen=True)
 class Capacity:
-    """Mean share of the shared resources that is in use (`clenv.Agent.capacity`); nan if there are none.
+    """Mean share of the shared resources that is in use (`clenv.Agent.capacity`); nan if there are none, or never.
 
     Attributes:
         before: Before the request.
-        after: Right after it, for the next step to use.
+        after: Right after it.
         reference: Of the agent that never saw the task.
+        usable: Steps from the request until less is in use than before it; 0: at once, for the next step to use.
+        used: Steps from the request until more is in use than right after it: what was freed is taken again.
     """
 
     before: float
     after: float
     reference: float
+    usable: float = math.nan
+    used: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,8 @@ class Cost:
         retrain_samples: Examples that the reference was trained on.
         slow_down: Time of a step, requests included, divided by that of the full agent; about 1. Timings of the replay.
         capacity: How much of what is shared is in use.
+        overhead: Time of a step, without requests, divided by that of the same learner with unlearning switched off
+            (`clenv.Agent.without_unlearning`); nan if the agent has no such switch.
     """
 
     seconds: float
@@ -115,6 +124,7 @@ class Cost:
     retrain_samples: int
     slow_down: float
     capacity: Capacity
+    overhead: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -141,9 +151,13 @@ class Verdict:
         relearning: A fresh visit of each removed task, by name.
         accuracy_difference: AD: mean over R(t) of accuracy minus the full agent's; positive: forgetting freed capacity.
         accuracy_differences: The same by task.
-        loss_difference: ADL: the full agent's online loss minus the agent's, summed over the steps after the request.
+        loss_difference: ADL: the full agent's online loss minus the agent's, summed over the steps after the request;
+            nan if there is none.
         cost: Against training anew.
         mask: Through which mask features were read (see `clenv.evaluation.masks.masked_features`).
+        answers: Of each removed task, logits on some held-out examples, shape ``(2, n, outputs)``: of the agent and of
+            its reference, to be compared over seeds (`clenv.evaluation.groups.over_seeds`); none for regression, and
+            none where tasks differ from seed to seed.
     """
 
     step: int
@@ -168,12 +182,17 @@ class Verdict:
     loss_difference: float = math.nan
     cost: Cost | None = None
     mask: str = "own"
+    answers: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def to_plain(self) -> dict[str, Any]:
-        """Return the verdict as JSON knows it: levels by name, None for what is undefined, ``closed`` in each gap."""
+        """Return the verdict as JSON knows it: levels by name, None for what is undefined, ``closed`` in each gap.
+
+        Without ``answers``.
+        """
         plain: dict[str, Any] = finite(
-            {**asdict(self), "claimed": self.claimed.name, "measured": self.measured.name},
+            {**asdict(replace(self, answers={})), "claimed": self.claimed.name, "measured": self.measured.name},
         )
+        del plain["answers"]
         for part in ("distances", "distances_all"):
             for name, gap in getattr(self, part).items():
                 plain[part][name]["closed"] = finite(gap.closed)
@@ -182,9 +201,9 @@ class Verdict:
         return plain
 
     @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> Verdict:
-        """Return the verdict that `to_plain` wrote."""
-        values = {item.name: plain[item.name] for item in fields(cls)}
+    def from_plain(cls, plain: Mapping[str, Any], answers: Mapping[str, Tensor]) -> Verdict:
+        """Return the verdict that `to_plain` wrote, with its answers."""
+        values = {item.name: plain[item.name] for item in fields(cls) if item.name != "answers"}
         for name in ("claimed", "measured"):
             values[name] = Exactness[values[name]]
         for name in ("tasks", "remaining", "reasons", "leaks", "leftovers"):
@@ -209,7 +228,7 @@ class Verdict:
             values["cost"] = replace(values["cost"], capacity=capacity)
         for name in ("accuracy_difference", "loss_difference"):
             values[name] = math.nan if values[name] is None else values[name]
-        return cls(**values)
+        return cls(**values, answers=answers)
 
 
 class Audit(Sequence[Verdict]):
@@ -241,7 +260,8 @@ class Audit(Sequence[Verdict]):
         return iter(self._verdicts)
 
     def save(self, path: str | Path) -> None:
-        """Write the verdicts as JSON, atomically."""
+        """Write the verdicts as JSON, atomically, and before that their answers beside it, into a file ``.pt``."""
+        checkpoint.save(Path(path).with_suffix(".pt"), {"answers": [dict(verdict.answers) for verdict in self]})
         content = {"format": FORMAT, "holds": self.holds, "verdicts": [verdict.to_plain() for verdict in self]}
         text = json.dumps(content, indent=2, allow_nan=False) + "\n"
         write_atomically(Path(path), lambda file: file.write_text(text))
@@ -251,7 +271,7 @@ class Audit(Sequence[Verdict]):
         """Read what `save` wrote.
 
         Raises:
-            CheckpointError: The file is missing, or was not written by this version of clenv.
+            CheckpointError: A file is missing or corrupt, or was not written by this version of clenv.
         """
         try:
             content = json.loads(Path(path).read_text())
@@ -259,7 +279,8 @@ class Audit(Sequence[Verdict]):
             raise CheckpointError(f"{path} holds no audit: {error}") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise CheckpointError(f"{path} was not written by this version of clenv: expected format {FORMAT!r}")
-        return cls([Verdict.from_plain(plain) for plain in content["verdicts"]])
+        answers = checkpoint.load(Path(path).with_suffix(".pt"))["answers"]
+        return cls([Verdict.from_plain(*pair) for pair in zip(content["verdicts"], answers, strict=True)])
 
 
 def _attack(plain: Mapping[str, Any]) -> dict[str, Any]:

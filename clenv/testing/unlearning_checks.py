@@ -159,6 +159,23 @@ def _check_leftovers(life: Life, reference: Agent, where: str) -> None:
 
 
 @CHECKS.add
+def being_ready_to_unlearn_changes_nothing(subject: Subject) -> None:
+    """An agent that can switch unlearning off learns the same without it, loss by loss."""
+    for name, world in subject.worlds:
+        enabled, disabled = subject.env(world), subject.env(world)
+        plain = subject.agent(disabled).without_unlearning()
+        if plain is None:
+            return
+        disabled.reset(seed=0)
+        finish(disabled, plain)
+        expect_equal(
+            torch.from_numpy(subject.live(enabled).env.score.losses),
+            torch.from_numpy(disabled.score.losses),
+            f"{name}: with unlearning switched off the losses are others",
+        )
+
+
+@CHECKS.add
 def asking_twice_changes_nothing(subject: Subject) -> None:
     """A request for tasks that were just unlearned leaves the state as it is."""
     env = subject.env(schedule=(0, 1, 2, 3))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -69,7 +69,7 @@ class Subject:
             world: One of `worlds`; None: the first.
             **changes: Settings; ``loss`` or ``tasks`` choose the data.
         """
-        options = {**(self.worlds()[0][1] if world is None else world), **changes}
+        options = {**(self.worlds[0][1] if world is None else world), **changes}
         loss = options.pop("loss", "cross_entropy")
         tasks: Sequence[Task] = options.pop("tasks", None) or tiny_tasks(loss)
         pretrain: Sequence[Task] = ()
@@ -83,6 +83,7 @@ class Subject:
         """Return a fresh agent for an environment."""
         return make_agent(self.cls, env, seed=seed, **self.hyperparameters)
 
+    @cached_property
     def worlds(self) -> list[tuple[str, dict[str, Any]]]:
         """Return the worlds that the agent does not refuse, by name, the plainest first.
 

@@ -81,6 +81,30 @@ def test_shares_of_free_units(life):
     assert not agent._shares(torch.zeros(26, dtype=torch.bool)).any()
 
 
+@pytest.mark.parametrize("scale", ["grad", "update"])
+@pytest.mark.parametrize(("ablation", "alpha"), [("constant", 0.5), ("constant", 1.0), ("random", 0.5)])
+def test_rates_that_follow_neither_counts_nor_gates(life, scale, ablation, alpha):
+    """Constant: alpha. Random: alpha times a uniform draw, another at each step. Free weights: 1."""
+    env, agent = life((0, 1, 2, 0), scale=scale, ablation=ablation, alpha=alpha, **WIDE)
+    play(env, agent, 8)
+    used = agent._support(agent.tasks[0]["mask"])
+    drawn = []
+    for _ in range(3):
+        play(env, agent, 1)
+        rates = agent._protection.rates
+        assert all((rate[~flags] == 1).all() for rate, flags in zip(rates, used, strict=True))
+        drawn.append(torch.cat([rate[flags] for rate, flags in zip(rates, used, strict=True)]))
+    if ablation == "constant":
+        assert all((rates == alpha).all() for rates in drawn)
+    else:
+        assert 0 <= drawn[0].min() < 0.01 < 0.49 < drawn[0].max() <= 0.5
+        assert drawn[0].mean() == pytest.approx(0.25, abs=0.05)
+        assert torch.corrcoef(torch.stack(drawn)).triu(1).abs().max() < 0.2
+    play(env, agent, 14)  # task 0 is back: its mask is fixed
+    own = agent._support(agent.tasks[0]["mask"])
+    assert all((rate[~flags] == 0).all() for rate, flags in zip(agent._protection.rates, own, strict=True))
+
+
 def test_a_task_counts_once_however_often_it_comes(life):
     once, twice = life((0, 1)), life((0, 1, 0, 1))
     sums = [agent._sums([record["mask"] for record in play(env, agent).tasks.values()]) for env, agent in (once, twice)]
@@ -93,7 +117,7 @@ def test_a_task_counts_once_however_often_it_comes(life):
 
 def test_protection_grows_with_every_task(life):
     env, agent = life((0, 1, 2, 3))
-    held = [agent.capacity().get("protection", 0.0)]
+    held = [agent.capacity()["protection"]]
     held += [play(env, agent, 8).capacity()["protection"] for _ in range(4)]
     assert held[0] == 0
     assert held == sorted(set(held))
@@ -309,13 +333,13 @@ def test_unlearning_frees_the_counts_for_the_next_step(life):
 
 
 @pytest.mark.parametrize("step", [13, 21])
-@pytest.mark.parametrize("scale", ["grad", "update"])
-def test_resuming_in_the_middle_of_a_visit_gives_the_same_bits(life, scale, step):
-    env, agent = life((0, 1, 0), scale=scale)
+@pytest.mark.parametrize(("scale", "ablation"), [("grad", "none"), ("update", "none"), ("update", "random")])
+def test_resuming_in_the_middle_of_a_visit_gives_the_same_bits(life, scale, ablation, step):
+    env, agent = life((0, 1, 0), scale=scale, ablation=ablation)
     play(env, agent, step)
     world, state = env.state_dict(), agent.state_dict()
     play(env, agent)
-    again, resumed = life((0, 1, 0), scale=scale)
+    again, resumed = life((0, 1, 0), scale=scale, ablation=ablation)
     again.load_state_dict(world)
     resumed.load_state_dict(state)
     play(again, resumed)
@@ -323,7 +347,10 @@ def test_resuming_in_the_middle_of_a_visit_gives_the_same_bits(life, scale, step
     assert bool(state["remainder"]) == (scale == "update")
 
 
-@pytest.mark.parametrize("options", [{"alpha": -1.0}, {"epsilon": 0.0}, {"scale": "rate"}, {"ablation": "all"}])
+@pytest.mark.parametrize(
+    "options",
+    [{"alpha": -1.0}, {"epsilon": 0.0}, {"scale": "rate"}, {"ablation": "all"}, {"ablation": "random", "alpha": 2.0}],
+)
 def test_hyperparameters_out_of_range_are_refused(life, options):
     with pytest.raises(SettingsError, match=next(iter(options))):
         life(**options)

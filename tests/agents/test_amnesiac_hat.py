@@ -5,6 +5,8 @@ import itertools
 import pytest
 import torch
 from hat_lives import OPTIMIZERS, X, all_equal, lives, play, request, shared
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from clenv.agent import Outcome, tensors
 from clenv.agents.adahat import AdaHAT
@@ -223,6 +225,40 @@ def test_requests_at_every_step_keep_the_ledger_right(life, options):
             assert torch.equal(agent._flat(agent._shared)[~live], start[~live])
 
 
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    options=st.sampled_from([*MODES, {**SOFT, "replay": 6, "replay_steps": 2}, {**SOFT, "prune": 1e-3}]),
+    rounds=st.lists(st.integers(0, 2), min_size=1, max_size=4),
+    moments=st.lists(st.tuples(st.integers(0, 9), st.sets(st.integers(0, 2), min_size=1), st.randoms()), max_size=4),
+)
+def test_any_requests_at_any_steps_in_any_order(life, options, rounds, moments):
+    """The ledger adds up, what none uses is initial, order does not matter, and in the end nothing is left.
+
+    Each moment: steps to play, the tasks to be removed, and the order in which a twin is asked for them one by one.
+    """
+    env, agent = life(tuple(rounds), **options)
+    twin = life(tuple(rounds), **options)[1]
+    initial, start = agent.state_dict(), agent._flat(agent._initial)
+    for steps, tasks, order in moments:
+        play(env, agent, steps)
+        known = sorted(tasks & agent.tasks.keys())
+        if not known:
+            continue
+        twin.load_state_dict(agent.state_dict())
+        agent.unlearn(request(*known))
+        for task in order.sample(known, len(known)):
+            twin.unlearn(request(task))
+        assert same(agent, twin)
+        assert adds_up(agent)
+        assert agent.tasks.keys().isdisjoint(known)
+        assert {*agent.visits, *agent.without, *agent.memories, *agent.shadows}.isdisjoint(known)
+        free = ~agent._live()
+        assert torch.equal(agent._flat(agent._shared)[free], start[free])
+    play(env, agent)
+    assert agent.unlearn(request(*agent.tasks)).level is Exactness.EXACT
+    assert same(agent, initial)
+
+
 def test_a_task_that_comes_back_is_a_new_one(life):
     """A, B, A: with A removed before it returns, its second visit alone is in the ledger; without, both go."""
     options = {"requests": Script((unlearn(0, step=11),)), "recurrence": "relearn"}
@@ -318,6 +354,7 @@ def test_a_visit_cut_in_two_remembers_its_rates(life):
         ({"scale": "grad", **OPTIMIZERS["adam"]}, "hardly applies"),
         ({"revisit": "regrow"}, "do not move"),
         ({"alpha": 0.0}, "no shared weight moves"),
+        ({"ablation": "constant"}, "ablation='constant' replaces"),
     ],
 )
 def test_compensation_where_it_has_no_meaning_is_refused(life, options, message):

@@ -63,8 +63,18 @@ def test_without_inner_steps_it_is_online_adam_bit_for_bit(make_tasks):
     assert env.score.losses.tolist() == mine
     assert same(agent.phi, [*plain.weights, *plain.biases, *plain.heads[0]])
     env.reset(seed=0)
-    finish(env, clenv.make_agent("c-maml", env, hidden=(5,), inner_steps=1, learning_rate=0.01))
+    adapted = clenv.make_agent("c-maml", env, hidden=(5,), inner_steps=1, learning_rate=0.01)
+    finish(env, adapted)
     assert env.score.losses.tolist() != mine
+    assert agent.figures() == {"adaptation": 0.0} != adapted.figures()
+
+
+def test_the_figure_of_adaptation_is_the_relative_distance_from_phi(make_tasks):
+    agent = life(make_tasks(2))[1]
+    flat = torch.cat([p.detach().flatten() for p in agent.phi])
+    agent._theta = [p.detach() + 0.5 for p in agent.phi]
+    expected = 0.5 * len(flat) ** 0.5 / flat.norm().item()
+    assert agent.figures()["adaptation"] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("inner_steps", [1, 3])

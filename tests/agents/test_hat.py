@@ -240,11 +240,12 @@ def test_a_task_never_seen_is_answered_as_its_first_step_will_be(life):
 def test_masks_are_soft_while_they_are_learned_and_hard_after(life):
     env, agent = life((0, 1))
     env.step(agent)
-    soft = agent.pictures()["masks"]
+    soft = agent.pictures()["masks"].values
     assert torch.equal(soft[0], torch.sigmoid(scale(1 / 3, 400.0) * agent.tasks[0]["e"]).detach())
     play(env, agent, 7)
-    hard = agent.pictures()["masks"]
+    hard, rows, layers = agent.pictures()["masks"]
     assert hard.shape == (1, 22)
+    assert (rows, layers) == ([(0, 1)], [("layer 1", 12), ("layer 2", 10)])
     assert torch.equal(hard[0], (agent.tasks[0]["e"] > 0).float())
 
 
@@ -431,12 +432,26 @@ def test_freed_capacity_is_usable_at_the_next_step(life):
     play(env, agent, 1)
     for flags, old, new in zip(protected, before, shared(agent), strict=True):
         assert ((old != new) & flags).any()
-    assert agent.capacity() == {}
+    assert not any(agent.capacity().values())
+
+
+def test_the_picture_of_overlaps(life):
+    """Row by row: the share of the task's units that the other uses too."""
+    env, agent = life((0, 1))
+    assert agent.pictures() == {}
+    play(env, agent)
+    for task, units in enumerate(({0, 1, 12, 13}, {1, 2})):
+        agent.tasks[task]["mask"] = torch.tensor([unit in units for unit in range(22)])
+    overlap, rows, columns = agent.pictures()["overlap"]
+    assert overlap.tolist() == [[1.0, 0.25], [0.5, 1.0]]
+    assert rows == columns == [(0, 1), (1, 1)]
+    agent.tasks[1]["mask"][:] = False
+    assert agent.pictures()["overlap"].values[1].tolist() == [0.0, 0.0]
 
 
 def test_capacity(life):
     env, agent = life((0,))
-    assert agent.capacity() == {}
+    assert agent.capacity() == {"units of layer 1": 0, "units of layer 2": 0, "weights": 0}
     play(env, agent)
     set_masks(agent, {0, 1, 2})
     weights = 3 * 6 + 3 * 10

@@ -221,8 +221,10 @@ def test_figures_name_penalty_and_drift(make_tasks):
 def test_the_picture_shows_the_drift_of_every_tensor(make_tasks):
     agent = lived(make_tasks, beta=0.0)
     assert not clenv.make_agent("hnet", world(make_tasks), **SMALL).pictures()
-    picture = agent.pictures()["drift"]
-    assert picture.shape == (3, 4)  # tasks by weight and bias of a hidden layer and the head
+    picture, rows, columns = agent.pictures()["drift"]
+    assert picture.shape == (3, 4)
+    assert rows == [(0, 1), (1, 1), (2, 1)]
+    assert columns == [("layer 1 weight", 1), ("layer 1 bias", 1), ("head weight", 1), ("head bias", 1)]
     now = agent._target.tensors(agent.networks([0])[0].detach())
     then = agent._target.tensors(agent.slots[0]["target"])
     for column, (a, b) in enumerate(zip(now, then, strict=True)):
@@ -231,7 +233,7 @@ def test_the_picture_shows_the_drift_of_every_tensor(make_tasks):
     assert picture[2].max() < 1e-6  # consolidated just now
     whole = [((a - b).norm() ** 2).item() for a, b in zip(now, then, strict=True)]
     expected = (sum(whole) / agent.slots[0]["target"].norm().item() ** 2) ** 0.5
-    assert agent.drift()[0] == pytest.approx(expected, rel=1e-4)
+    assert agent.figures()["drift by task/task 0"] == agent.drift()[0] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from clenv.agents.backbone import Architecture, initial_affine
 from clenv.agents.ewc import empirical_fisher, true_fisher
-from clenv.agents.importance import summed_gradients
+from clenv.agents.importance import Measure
 from clenv.rng import torch_generator
 
 DENSE = (Architecture(hidden=(7, 5)), (2, 3))
@@ -47,7 +47,7 @@ def log_likelihood(outputs, y):
 def test_the_empirical_fisher_is_the_sum_over_examples(architecture, shape, regression):
     backbone, weights, biases, head = network(architecture, shape)
     x, y = data(shape, 6, regression=regression)
-    found = summed_gradients(backbone, weights, biases, head, x, y, empirical_fisher, torch.square)
+    found = Measure(empirical_fisher, torch.square).summed(backbone, [*weights, *biases, *head], x, y)
     theta = [*weights, *biases, *head]
     expected = [torch.zeros_like(p) for p in theta]
     for one, target in zip(x, y, strict=True):
@@ -62,7 +62,7 @@ def test_the_empirical_fisher_is_the_sum_over_examples(architecture, shape, regr
 def test_the_true_fisher_is_the_sum_over_examples_and_classes(architecture, shape):
     backbone, weights, biases, head = network(architecture, shape)
     x, y = data(shape, 3)
-    found = summed_gradients(backbone, weights, biases, head, x, y, true_fisher, torch.square)
+    found = Measure(true_fisher, torch.square).summed(backbone, [*weights, *biases, *head], x, y)
     theta = [*weights, *biases, *head]
     expected = [torch.zeros_like(p) for p in theta]
     for one in x:
@@ -79,7 +79,7 @@ def test_the_true_fisher_of_a_softmax_layer_has_its_closed_form():
     """Diagonal of ``diag(p) - p p^T``, times the square of the input."""
     backbone, weights, biases, head = network(*DENSE)
     x, y = data(DENSE[1], 9)
-    weight, bias = summed_gradients(backbone, weights, biases, head, x, y, true_fisher, torch.square)[-2:]
+    weight, bias = Measure(true_fisher, torch.square).summed(backbone, [*weights, *biases, *head], x, y)[-2:]
     h = backbone.forward(x, weights, biases)
     p = F.linear(h, *head).softmax(1)
     torch.testing.assert_close(bias, (p * (1 - p)).sum(0))
@@ -90,7 +90,7 @@ def test_the_true_fisher_of_a_regression_is_that_of_a_gaussian():
     """Of the output layer: the inverse variance 2/d times the square of the input, whatever the targets."""
     backbone, weights, biases, head = network(*DENSE)
     x, y = data(DENSE[1], 9, regression=True)
-    weight, bias = summed_gradients(backbone, weights, biases, head, x, y, true_fisher, torch.square)[-2:]
+    weight, bias = Measure(true_fisher, torch.square).summed(backbone, [*weights, *biases, *head], x, y)[-2:]
     h = backbone.forward(x, weights, biases)
     torch.testing.assert_close(bias, torch.full((CLASSES,), 9 * 2 / CLASSES).double())
     torch.testing.assert_close(weight, 2 / CLASSES * (h**2).sum(0).expand(CLASSES, -1))
@@ -103,9 +103,9 @@ def test_the_empirical_fisher_is_the_true_one_on_average_over_targets_that_the_n
     classes = torch.arange(CLASSES)
     mean = [torch.zeros_like(v) for v in (*weights, *biases, *head)]
     for c in classes:
-        one = summed_gradients(backbone, weights, biases, head, x, c[None], empirical_fisher, torch.square)
+        one = Measure(empirical_fisher, torch.square).summed(backbone, [*weights, *biases, *head], x, c[None])
         mean = [a + p[c] * b for a, b in zip(mean, one, strict=True)]
-    true = summed_gradients(backbone, weights, biases, head, x, classes[:1], true_fisher, torch.square)
+    true = Measure(true_fisher, torch.square).summed(backbone, [*weights, *biases, *head], x, classes[:1])
     for a, b in zip(mean, true, strict=True):
         torch.testing.assert_close(a, b)
 
@@ -117,7 +117,7 @@ def test_the_mean_depends_neither_on_the_batch_size_nor_on_the_order():
 
     def fisher(rows, parts):
         batches = [
-            summed_gradients(backbone, weights, biases, head, a, b, empirical_fisher, torch.square)
+            Measure(empirical_fisher, torch.square).summed(backbone, [*weights, *biases, *head], a, b)
             for a, b in zip(x[rows].chunk(parts), y[rows].chunk(parts), strict=True)
         ]
         return torch.cat([sum(values).flatten() / 600 for values in zip(*batches, strict=True)])

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from clenv.agents.backbone import Architecture
-from clenv.agents.masking import HistoryMask, InnerLearner, Record, clip, make_mask, meta_gradient
+from clenv.agents.masking import HistoryMask, InnerLearner, Record, clip, make_mask
 from clenv.rng import torch_generator
 
 UNITS, OUTPUTS, SIZE = 3, 2, 5
@@ -32,11 +32,11 @@ def setting(mask="history", *, window=3, rate=0.7, steps=3, **options):
     return learner, phi, theta, batches
 
 
-def trajectory(learner, phi, theta, batches):
+def trajectory(learner, phi, theta, batches, **options):
     """Return the inner steps on some minibatches."""
     history, steps = [], []
     for x, y in batches:
-        steps.append(learner.step(theta, phi, learner.past(phi, history), x, y))
+        steps.append(learner.step(theta, phi, learner.past(phi, history), x, y, **options))
         theta = steps[-1].theta
         history.append(steps[-1].record)
     return steps
@@ -80,9 +80,9 @@ def test_the_meta_gradient_equals_central_differences_and_first_order_does_not(m
             values.append(loss({**phi, name: moved}).item())
         return (values[0] - values[1]) / (2 * h)
 
-    exact, value = meta_gradient(learner)(phi, theta, [], batches)
+    exact, value = learner.meta_gradient(phi, theta, [], batches)
     assert value.item() == pytest.approx(sum(done.loss.item() for done in steps))
-    first, _ = meta_gradient(learner._replace(first_order=True))(phi, theta, [], batches)
+    first, _ = learner._replace(first_order=True).meta_gradient(phi, theta, [], batches)
     errors = {"exact": 0.0, "first order": 0.0}
     for name, parameter in phi.items():
         for entry in range(0, parameter.numel(), max(1, parameter.numel() // 3)):
@@ -99,7 +99,7 @@ def by_hand(learner, versions, theta, history, batches):
     for phi, (x, y) in zip(versions, batches, strict=True):
         past = [learner.mask.summary(phi, record) for record in history[-learner.window :]]
         h = F.relu(F.linear(x, theta[0], theta[1]))
-        z = h * learner.mask(phi, past, x, h.detach())
+        z = h * learner.mask(phi, past, x, h.detach())[0]
         losses.append(F.cross_entropy(F.linear(z, *theta[2:]), y))
         *gradients, g = torch.autograd.grad(losses[-1], [*theta, z], create_graph=True)
         theta = [p - learner.rate * gradient for p, gradient in zip(theta, gradients, strict=True)]
@@ -113,7 +113,7 @@ def test_blocks_equal_an_implementation_by_hand():
     start = [p.clone().requires_grad_() for p in theta]
     loss = sum(by_hand(learner, [leaves] * 3, start, [], batches))
     expected = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
-    gradients, value = meta_gradient(learner)(phi, theta, [], batches)
+    gradients, value = learner.meta_gradient(phi, theta, [], batches)
     torch.testing.assert_close(value, loss.detach(), rtol=0, atol=1e-12)
     torch.testing.assert_close(gradients, expected, rtol=0, atol=1e-12)
 
@@ -127,15 +127,19 @@ def test_overlapping_windows_equal_summed_versions_while_phi_stands_still():
     loss = sum(by_hand(learner, versions, [p.detach().requires_grad_() for p in start], history, batches[2:]))
     parts = torch.autograd.grad(loss, [p for version in versions for p in version.values()])
     summed = {name: sum(parts[number :: len(phi)]) for number, name in enumerate(phi)}
-    gradients, _ = meta_gradient(learner)(phi, start, history, batches[2:])
+    gradients, _ = learner.meta_gradient(phi, start, history, batches[2:])
     torch.testing.assert_close(gradients, summed, rtol=0, atol=1e-12)
 
 
 def test_the_graph_is_cut_at_the_begin_of_the_window():
     learner, phi, theta, batches = setting(steps=4)
 
+    def gradient(loss, phi):
+        leaves = {name: p.clone().requires_grad_() for name, p in phi.items()}
+        return dict(zip(phi, torch.autograd.grad(loss(leaves), list(leaves.values())), strict=True))
+
     def whole(phi):
-        done = trajectory(learner, phi, theta, batches)
+        done = trajectory(learner, phi, theta, batches, graph=True)
         return sum(step.loss for step in done[2:])
 
     def cut(phi):
@@ -143,9 +147,9 @@ def test_the_graph_is_cut_at_the_begin_of_the_window():
         start = tuple(p.detach() for p in done[1].theta)
         return learner.window_loss(phi, start, [step.record for step in done[:2]], batches[2:])
 
-    through, short = torch.func.grad(whole)(phi), torch.func.grad(cut)(phi)
+    through, short = gradient(whole, phi), gradient(cut, phi)
     steps = trajectory(learner, phi, theta, batches)
-    expected, _ = meta_gradient(learner)(phi, steps[1].theta, [step.record for step in steps[:2]], batches[2:])
+    expected, _ = learner.meta_gradient(phi, steps[1].theta, [step.record for step in steps[:2]], batches[2:])
     torch.testing.assert_close(short, expected)
     assert not torch.allclose(through["mask bias"], short["mask bias"])
 
@@ -177,7 +181,7 @@ def test_a_mask_below_a_tenth_is_zero_and_has_no_gradient():
     masks = learner.step(theta, phi, [], *batches[0]).masks[0]
     assert masks[1] == 0
     assert masks[2] == torch.sigmoid(phi["mask bias"][2]) > 0.1
-    gradients, _ = meta_gradient(learner)(phi, theta, [], batches)
+    gradients, _ = learner.meta_gradient(phi, theta, [], batches)
     assert gradients["mask bias"][1] == 0
     assert gradients["mask bias"][0] != 0
 
@@ -213,6 +217,77 @@ def test_recorded_gradients_are_those_of_single_examples():
     for n in range(SIZE):
         alone = learner.step(theta, phi, [], x[n : n + 1], y[n : n + 1]).record
         torch.testing.assert_close(record.g[n], alone.g[0])
+
+
+@pytest.mark.parametrize("masked", ["activations", "gradients", "both"])
+def test_an_inner_step_of_two_layers_by_hand(masked):
+    """Back-propagation written out: which of the masks scales what goes up, and what comes down."""
+    learner, phi, theta, batches = setting("free", masked=masked)
+    backbone = Architecture(hidden=(UNITS,)).build((2,))
+    learner = learner._replace(backbone=backbone, mask=make_mask("free", 2, UNITS, masked))
+    values = torch.tensor([0.9, 0.0, 0.4, 0.0, 0.7, 0.2]).double()[: 6 if masked == "both" else 3]
+    phi = {"mask bias": torch.logit(values, eps=0.01)}
+    ones = torch.ones(UNITS).double()
+    m = ones if masked == "gradients" else values[:UNITS]
+    b = ones if masked == "activations" else values[-UNITS:]
+    x, y = batches[0]
+    w, c, v, d = theta
+    a = x @ w.T + c
+    z = a.clamp(min=0) * m
+    p = torch.softmax(z @ v.T + d, 1)
+    down = (p - F.one_hot(y, OUTPUTS)) / SIZE
+    g = down @ v
+    below = g * m * b * (a > 0)
+    gradients = below.T @ x, below.sum(0), down.T @ z, down.sum(0)
+    done = learner.step(theta, phi, [], x, y)
+    expected = tuple(old - 0.7 * gradient for old, gradient in zip(theta, gradients, strict=True))
+    torch.testing.assert_close(done.theta, expected)
+    torch.testing.assert_close(done.loss, -p[torch.arange(SIZE), y].log().mean())
+    torch.testing.assert_close(done.record.z, z)
+    torch.testing.assert_close(done.record.g, SIZE * g)
+    torch.testing.assert_close(learner.features(phi, [], theta, x), z)
+    assert torch.allclose((g * b * (a > 0)).T @ x, gradients[0]) == (masked == "gradients")
+    head = learner._replace(head_only=True).step(theta, phi, [], x, y).theta
+    assert same(head[:2], theta[:2])
+    torch.testing.assert_close(head[2:], expected[2:])
+
+
+@pytest.mark.parametrize("mask", ["history", "input", "free"])
+def test_a_second_mask_is_of_the_gradients_alone(mask):
+    learner, phi, theta, batches = setting(mask)
+    both = learner._replace(mask=make_mask(mask, 2, UNITS, "both"), masked="both")
+    phi = doubles(both.mask.initial(torch_generator(0, "phi")))
+    x, _ = batches[0]
+    h = learner.hidden(theta, x)
+    m, b = both.masks(phi, [], x, h)
+    assert m.shape == b.shape == h.shape
+    assert torch.equal(m, b) == (mask == "free")  # all others have drawn weights
+    gradients, _ = both.meta_gradient(phi, theta, [], batches)
+    assert gradients["mask bias"].shape == phi["mask bias"].shape
+    assert (gradients["mask bias"] != 0).all()
+
+
+@pytest.mark.parametrize("mask", ["history", "input", "free"])
+def test_learners_side_by_side_do_what_each_does_alone(mask):
+    learner, _, _, batches = setting(mask, steps=4)
+    many, seeds = learner._replace(many=True), range(3)
+    phis = [doubles(learner.mask.initial(torch_generator(seed, "phi"))) for seed in seeds]
+    thetas = [doubles(learner.initial(OUTPUTS, torch_generator(seed, "theta"))) for seed in seeds]
+    shifted = [[(x + seed, y) for x, y in batches] for seed in seeds]
+    phi = {name: torch.stack([one[name] for one in phis]) for name in phis[0]}
+    theta = tuple(torch.stack(parts) for parts in zip(*thetas, strict=True))
+    together = [(torch.stack([x + seed for seed in seeds]), torch.stack([y] * 3)) for x, y in batches]
+    steps = trajectory(many, phi, theta, together)
+    before = [step.record for step in steps[:2]]
+    gradients, loss = many.meta_gradient(phi, steps[1].theta, before, together[2:])
+    for seed in seeds:
+        alone = trajectory(learner, phis[seed], thetas[seed], shifted[seed])
+        torch.testing.assert_close(tuple(p[seed] for p in steps[3].theta), alone[3].theta)
+        torch.testing.assert_close(steps[3].masks[seed], alone[3].masks)
+        records = [step.record for step in alone[:2]]
+        expected, value = learner.meta_gradient(phis[seed], alone[1].theta, records, shifted[seed][2:])
+        torch.testing.assert_close({name: gradient[seed] for name, gradient in gradients.items()}, expected)
+        torch.testing.assert_close(loss[seed], value)
 
 
 def test_clip():

@@ -140,12 +140,13 @@ def test_a_request_for_what_the_inner_network_never_saw_is_refused(make_tasks):
 def test_pretraining_plays_episodes_and_the_stream_begins_anew(make_tasks):
     tasks = make_tasks(4)
     env, agent = life(tasks[:2], {"pretrain_steps": 12}, tasks[2:], episode=4, meta_learning="pretraining")
-    start, phi, seen = values(agent.theta), values(agent.phi.values()), []
+    start = life(tasks)[1].theta
+    phi, seen = values(agent.phi.values()), []
     for step in range(-12, 0):
+        if agent.played == 0:
+            seen.append(agent.theta)
+        assert agent.played == step % 4
         play(env, agent, 1)
-        assert agent.played == step % 4 + 1
-        if agent.played == 1:
-            seen.append(agent.thetas[0])
     assert not same(seen[0], seen[1])
     assert not same(seen[1], seen[2])
     learned = values(agent.phi.values())
@@ -155,6 +156,19 @@ def test_pretraining_plays_episodes_and_the_stream_begins_anew(make_tasks):
     play(env, agent)
     assert same(learned, agent.phi.values())
     assert agent.played == 12
+
+
+def test_masked_gradients_leave_the_answers_alone(make_tasks):
+    """Before the first step it answers as without a mask; after it not."""
+    answers = []
+    for options in ({"mask": "none"}, {"masked": "gradients"}, {"masked": "both"}):
+        env, agent = life(make_tasks(2), inner_rate=1.0, **options)
+        first = agent.predict(env._x)
+        play(env, agent, 2)
+        answers.append((first, agent.predict(env._x)))
+    assert torch.equal(answers[0][0], answers[1][0])
+    assert not torch.equal(answers[0][1], answers[1][1])
+    assert not torch.equal(answers[0][0], answers[2][0])
 
 
 def test_phi_can_stand_still(make_tasks):
@@ -181,7 +195,7 @@ def test_figures_and_pictures_show_the_masks(make_tasks):
     figures = play(env, agent)
     assert all(f["inner loss"] == pytest.approx(loss) for f, loss in zip(figures, env.score.losses, strict=True))
     assert figures[0]["mean mask"] > 0.8
-    assert agent.pictures()["masks"].shape == (6, 5)
+    assert agent.pictures()["masks"].values.shape == (6, 5)
     agent.phi["mask bias"].data.fill_(-9.0)
     with torch.no_grad():
         assert torch.equal(agent.features(env._x), torch.zeros(4, 5))

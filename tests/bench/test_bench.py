@@ -210,6 +210,11 @@ def test_what_was_left_by_an_error_begins_anew_and_what_was_killed_goes_on(tmp_p
     assert failure_of(tmp_path, job) is None
 
 
+def test_an_audit_may_be_of_some_agents_only():
+    suite = unruly_suite("none", "hang", audit=AuditOptions(at="each", agents=("hang",)))
+    assert {job.agent: job.audit.at for job in plan(suite).jobs} == {"none": "never", "hang": "each"}
+
+
 def test_a_finished_run_is_audited_if_its_suite_asks_for_that(tmp_path):
     from clenv.bench.play import failure_of, is_over, play
 

@@ -10,14 +10,15 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
 
 import clenv
-from clenv.bench.figures import heat_map, over_steps, spark
+from clenv.bench.figures import chart, heat_map, over_steps, spark
 from clenv.bench.gather import gather
-from clenv.bench.page import size
 from clenv.bench.standings import rank
-from clenv.evaluation.verdict import Audit, Verdict
+from clenv.evaluation.verdict import Audit, Capacity, Cost, Verdict
 from clenv.folder import read
+from clenv.table import size
 
 VOID = {"meta", "link", "img", "input", "br"}
 
@@ -53,10 +54,21 @@ class Page(HTMLParser):
         return [e for e in self.elements if e["tag"] == tag and all(e.get(k) == v for k, v in wanted.items())]
 
 
-def verdict(*, holds, reasons=()):
+def verdict(*, holds, reasons=(), logits=0.0):
     levels = clenv.Exactness
     measured = levels.EXACT if holds else levels.INTERFACE
-    return Verdict(50, ("blob-1",), ("blob-0", "blob-2"), levels.EXACT, measured, holds, tuple(reasons))
+    answers = {"blob-1": torch.tensor([[[logits, 0.0]], [[logits, 0.0]]])}
+    return Verdict(
+        step=50,
+        tasks=("blob-1",),
+        remaining=("blob-0", "blob-2"),
+        claimed=levels.EXACT,
+        measured=measured,
+        holds=holds,
+        reasons=tuple(reasons),
+        cost=Cost(0.002, 0, 1200, 4000, 2.5, 600, 1.1, Capacity(0.5, 0.25, 0.25, 0, 9), 1.25),
+        answers=answers,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +92,8 @@ def eventful(played, tmp_path_factory):
     content = read(place / "runs/far-blind-1")
     (place / "runs/far-blind-1/run.json").write_text(json.dumps({**content, "state": "running"}))
     Audit([verdict(holds=False, reasons=["outputs of blob-0 changed"])]).save(place / "runs/near-tiny-0/audit.json")
-    Audit([verdict(holds=True)]).save(place / "runs/near-blind-0/audit.json")
+    for seed in (0, 1):
+        Audit([verdict(holds=True, logits=float(seed))]).save(place / f"runs/near-blind-{seed}/audit.json")
     return place
 
 
@@ -144,7 +157,7 @@ def test_the_leaderboard_is_the_ranking(eventful, page):
         if math.isfinite(standing.loss.value):
             assert f'data-v="{standing.loss.value}"' in table
     assert "✗ 1 of 1 fail" in table
-    assert "✓ 1 hold" in table
+    assert "✓ 2 hold" in table
     assert '<span class="badge failed">1 failed</span>' in table
     assert '<span class="badge diverged">1 diverged</span>' in table
     assert '<span class="badge unfinished">1 unfinished</span>' in table
@@ -177,7 +190,9 @@ def test_every_run_has_its_section_and_its_command(eventful, page):
 def test_verdicts_and_receipts(page):
     (verdicts,) = page.all("table", id="verdicts")
     assert verdicts["text"].count("✗ does not hold") == 1
-    assert verdicts["text"].count("✓ holds") == 1
+    assert verdicts["text"].count("✓ holds") == 2
+    assert "1.25 times as with unlearning switched off" in verdicts["text"]
+    assert "free after 0 steps, used again after 9" in verdicts["text"]
     assert "outputs of blob-0 changed" in verdicts["text"]
     (receipts,) = page.all("table", id="receipts")
     assert "blob-1" in receipts["text"]
@@ -185,11 +200,44 @@ def test_verdicts_and_receipts(page):
     assert "claimed, not audited" in page.text
 
 
-def test_masks_and_capacity_of_agents_that_offer_them(page):
+def test_what_unlearned_is_compared_over_seeds(eventful, page):
+    """Two seeds whose agents equal their references: p = softmax(0, 0), q = softmax(1, 0); the other agent has one."""
+    found = clenv.results(eventful, "groups")
+    assert found.columns == ["scenario", "agent", "seeds", "ijsd", "ajsd", "js_ratio", "irr", "reason"]
+    rows = {row[1]: row for row in found.fetchall()}
+    assert set(rows) == {"tiny", "blind"}
+    p, q = 0.5, 1 / (1 + math.exp(-1))
+    m = (p + q) / 2
+    js = 0.5 * (p * math.log(p / m) + (1 - p) * math.log((1 - p) / (1 - m)))
+    js += 0.5 * (q * math.log(q / m) + (1 - q) * math.log((1 - q) / (1 - m)))
+    assert rows["blind"][2:] == (2, pytest.approx(js), pytest.approx(js / 2), pytest.approx(0.5), 1, None)
+    assert rows["tiny"][2:7] == (1, None, None, None, None)
+    assert "one seed" in rows["tiny"][7]
+    (table,) = page.all("table", id="groups")
+    assert f"{js:.3f}" in table["text"]
+    assert "one seed" in table["text"]
+
+
+def test_what_agents_tell_of_themselves(page):
     cards = [e["text"] for e in page.all("figure", class_="card") if "weight" in e["text"]]
     assert len(cards) == 5  # tiny and tiny lr=0.5 on both scenarios, boom on one
-    assert all("50 %" in card for card in cards)
+    for card in cards:
+        assert "50 %" in card  # capacity
+        assert card.count("output 0") == 2  # a row of the picture, a line of a chart
+        assert re.search(r"norm\s+\d", card)
     assert not any("blind" in card for card in cards)
+    charts = [e["aria-label"] for e in page.all("svg") if e.get("aria-label", "").startswith("capacity")]
+    assert "capacity from step 0 to 80, at the end: weight 50 %" in charts
+    assert len([path for path in page.all("path") if path.get("d", "").startswith("M") and "stroke" in path]) > 20
+
+
+def test_charts_by_hand():
+    drawn = chart("drift", {"a": [(9, 0.0), (19, 2.0)], "b": [(19, 1.0)], "c": [(9, math.nan)]}, (0, 19))
+    assert drawn["ends"] == ["0", "2"]
+    assert drawn["steps"] == (0, 19)
+    paths = [line["path"] for line in drawn["lines"]]
+    assert paths == ["M152 90.0L320 0.0", "M320 45.0L320 45.0", ""]
+    assert chart("s", {"": [(-5, 0.5), (5, 0.5)]}, (-5, 5), share=True)["lines"][0]["path"] == "M0 45.0L320 45.0"
 
 
 def test_an_agent_that_is_gone_is_told(copied):

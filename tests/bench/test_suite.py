@@ -189,6 +189,11 @@ WRONG = {  # kind: change, line, message
         28,
         "no agent of the suite is called 'tinny'",
     ),
+    "unknown label in the audit": (
+        ("[evaluation]", '[audit]\nagents = ["tinny"]\n[evaluation]'),
+        32,
+        "audit.agents[0]: no agent of the suite is called 'tinny'",
+    ),
     "scenario without agents": (
         ('agents = ["blind-last", "tiny"]', "agents = []"),
         28,

@@ -68,6 +68,8 @@ def test_independent_networks_are_exact_in_every_measure(judged):
         assert verdict.retained_head.main == verdict.retained_head.reference
         assert verdict.accuracy_difference == 0
         assert [again.ratio for again in verdict.relearning.values()] == [1]
+        probe = verdict.attacks["probe"]
+        assert probe.auc_chance[0] < probe.auc.reference < probe.auc_chance[1]
         assert verdict.cost.bytes_freed > 0
     assert audit[0].tasks == ("blob-0",)
     assert set(audit[0].remaining) == {"blob-1", "blob-2"}
@@ -81,7 +83,7 @@ def test_doing_nothing_closes_none_of_the_gap(judged):
         assert gap.closed == 0
     assert verdict.accuracy.main == verdict.accuracy.full == 1
     assert verdict.accuracy_difference == verdict.loss_difference == 0
-    assert any("answered better than by the reference" in leak for leak in verdict.leaks)
+    assert any("answered better than by anyone who never saw it" in leak for leak in verdict.leaks)
 
 
 @pytest.mark.parametrize("agent", ["retrain", "checkpoint-replay", "clpu-derpp"])
@@ -99,6 +101,13 @@ def test_at_the_end_all_requests_are_judged_together(judged):
     assert verdict.tasks == ("blob-0", "blob-1")
     assert verdict.remaining == ("blob-2",)
     assert (verdict.measured, verdict.holds) == (Exactness.EXACT, True)
+
+
+def test_where_every_task_came_back_there_is_no_distance(judged):
+    [verdict] = judged("independent", requests=Script((unlearn(1, step=20),)), recurrence="relearn", at="end")
+    assert (verdict.tasks, verdict.remaining) == ((), ("blob-0", "blob-1#2", "blob-2"))
+    assert not any((verdict.distances, verdict.attacks, verdict.relearning, verdict.answers))
+    assert (verdict.measured, verdict.holds, verdict.accuracy_difference) == (Exactness.EXACT, True, 0)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +137,50 @@ def test_receipts_of_hat_are_what_is_measured(judged):
     assert [verdict.measured for verdict in audit] == [Exactness.EXACT, Exactness.INTERFACE]
     assert [verdict.claimed for verdict in audit] == [verdict.measured for verdict in audit]
     assert audit.holds
+
+
+def test_freed_capacity_is_usable_at_once_and_used_by_the_next_task(judged):
+    """The next task, of steps 24 to 35, counts as using its units when its visit ends."""
+    [verdict] = judged("hat", requests=Script((unlearn(0, step=23),)), schedule=(0, 1, 2, 1))
+    capacity = verdict.cost.capacity
+    assert capacity.after < capacity.before
+    assert (capacity.usable, capacity.used) == (0, 12)
+    for agent in ("hat", "independent"):  # nobody comes after it; there is nothing to share
+        [verdict] = judged(agent, requests=Script((unlearn(0, step=47),)))
+        assert math.isnan(verdict.cost.capacity.used)
+    assert math.isnan(verdict.cost.capacity.after)
+
+
+class SlowToFree(cheaters.HeadOnly):
+    """Says that the removed task's units are in use for another five steps."""
+
+    def __init__(self, spec, **options):
+        super().__init__(spec, **options)
+        self.clock = -1
+
+    def capacity(self):
+        return {"units": 0.25 if self.clock >= 5 else 0.5}
+
+    def observe(self, outcome):
+        self.clock += self.clock >= 0
+        return super().observe(outcome)
+
+    def unlearn(self, request):
+        self.clock = 0
+        return super().unlearn(request)
+
+
+def test_freed_capacity_that_has_to_wait_is_noticed(judged):
+    [verdict] = judged(SlowToFree)
+    capacity = verdict.cost.capacity
+    assert (capacity.before, capacity.after, capacity.usable) == (0.5, 0.5, 5)
+
+
+def test_the_cost_of_being_ready_is_measured_where_it_can_be_switched_off(judged):
+    cost = {agent: judged(agent, hyperparameters={})[0].cost for agent in ("retrain", "amnesiac-hat", "hat")}
+    assert cost["retrain"].overhead > 0.5
+    assert cost["amnesiac-hat"].overhead > 0.5
+    assert math.isnan(cost["hat"].overhead)
 
 
 def test_without_requests_there_is_nothing_to_judge(judged):

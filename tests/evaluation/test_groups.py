@@ -9,7 +9,9 @@ import clenv
 from clenv.env import ContinualEnv
 from clenv.errors import DataError
 from clenv.evaluation.distances import jensen_shannon
-from clenv.evaluation.groups import acc_and_fm, group_comparison
+from clenv.evaluation.groups import acc_and_fm, group_comparison, over_seeds
+from clenv.evaluation.verdict import Audit, Verdict
+from clenv.events import Exactness
 from clenv.requests import Script, unlearn
 from clenv.rng import torch_generator
 from clenv.settings import Settings
@@ -110,6 +112,54 @@ def test_unusable_groups_are_refused():
         group_comparison([outputs(0)], [], FORGOTTEN)
     with pytest.raises(DataError, match=r"references hold outputs for \[2\] requests by seed, expected 1"):
         group_comparison([outputs(0)], [outputs(1)], [(2,)])
+
+
+def audited(seed, tasks=(("a",), ("b", "c")), kept=True):
+    """The audit of one seed: a verdict a request, with logits drawn for each removed task."""
+
+    def drawn(request, task):
+        return torch.randn(2, 8, 3, generator=torch_generator(seed, "answers", request, task))
+
+    exact = Exactness.EXACT
+    return Audit(
+        [
+            Verdict(n, names, (), exact, exact, True, answers={t: drawn(n, t) for t in names} if kept else {})
+            for n, names in enumerate(tasks)
+        ]
+    )
+
+
+def test_audits_are_compared_over_their_seeds():
+    """The first of the two answers is the agent's, the second its reference's."""
+    audits = [audited(seed) for seed in range(3)]
+
+    def side(place):
+        return [[{t: pair[place] for t, pair in verdict.answers.items()} for verdict in audit] for audit in audits]
+
+    by_hand = group_comparison(side(1), side(0), [("a",), ("b", "c")])
+    assert over_seeds(audits) == by_hand
+    assert by_hand.ajsd[1] == pytest.approx(
+        mean(
+            [
+                js(audits[0][0].answers["a"][1], audits[1][0].answers["a"][0]),
+                mean([js(audits[0][1].answers[t][1], audits[1][1].answers[t][0]) for t in "bc"]),
+            ]
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("audits", "message"),
+    [
+        ([audited(0)], "one seed"),
+        ([audited(0), audited(1, (("a",), ("c", "d")))], "did not remove the same tasks"),
+        ([audited(0), audited(1, kept=False)], "no answers"),
+        ([Audit([]), Audit([])], "no answers"),
+    ],
+)
+def test_audits_that_cannot_be_compared(audits, message):
+    with pytest.raises(DataError, match=message):
+        over_seeds(audits)
 
 
 def test_acc_and_fm_by_hand():

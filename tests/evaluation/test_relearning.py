@@ -33,6 +33,8 @@ def test_comparison_by_hand():
     never = Curve(slow.loss, np.zeros(120))
     censored = compare_relearning(never, slow, accuracy=1.0)
     assert (censored.steps, censored.reached) == (120, False)
+    assert [censored.words(steps) for steps in (censored.steps, censored.reference_steps)] == ["over 120", "50"]
+    assert found.words(found.reference_steps) == "50"
     assert math.isnan(compare_relearning(never._replace(accuracy=np.full(120, np.nan)), slow, accuracy=1.0).ratio)
     with pytest.raises(DataError, match="3 and 120 steps"):
         compare_relearning(Curve(slow.loss[:3], slow.accuracy[:3]), slow, accuracy=1.0)

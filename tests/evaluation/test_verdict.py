@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+import torch
 
 from clenv.errors import CheckpointError
 from clenv.evaluation.relearning import Relearning
@@ -37,18 +38,23 @@ def _verdict(**changes):
         "accuracy_difference": 0.25,
         "accuracy_differences": {"b": 0.25},
         "loss_difference": -3.0,
-        "cost": Cost(0.1, 0, 4000, 8000, 2.5, 1000, 1.01, Capacity(0.5, 0.25, math.nan)),
+        "cost": Cost(0.1, 0, 4000, 8000, 2.5, 1000, 1.01, Capacity(0.5, 0.25, math.nan, 0, math.nan), 1.2),
     }
     return Verdict(**{**values, **changes})
 
 
 def test_a_file_gives_back_what_was_saved(tmp_path):
-    audit = Audit([_verdict(), _verdict(step=9, relearning={}, cost=None, parameters=None)])
+    logits = torch.arange(12.0).view(2, 3, 2) / 7
+    audit = Audit([_verdict(answers={"a/b c": logits}), _verdict(step=9, relearning={}, cost=None, parameters=None)])
     audit.save(tmp_path / "audit.json")
     read = Audit.load(tmp_path / "audit.json")
     assert repr(list(read)) == repr(list(audit))  # nan is not equal to itself
+    assert [{task: pair.tolist() for task, pair in verdict.answers.items()} for verdict in read] == [
+        {"a/b c": logits.tolist()},
+        {},
+    ]
     content = json.loads((tmp_path / "audit.json").read_text())
-    assert content["format"] == "clenv audit 1"
+    assert content["format"] == "clenv audit 2"
     assert content["holds"] is False
     assert content["verdicts"][0]["claimed"] == "EXACT"
     assert content["verdicts"][0]["distances"]["jsd"]["closed"] == pytest.approx(0.75)

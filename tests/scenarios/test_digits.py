@@ -9,7 +9,7 @@ import torch
 import clenv
 from clenv.errors import SettingsError
 from clenv.scenarios._data import standardised
-from clenv.scenarios.digits import load_digits, permuted_digits, split_digits
+from clenv.scenarios.digits import load_digits, permuted_digits, scrambled_digits, split_digits
 
 
 def rows(x):
@@ -114,3 +114,25 @@ def test_bad_classes_per_task_are_refused(value):
 def test_bad_numbers_of_tasks_are_refused():
     with pytest.raises(SettingsError, match="n_tasks=0: expected a whole number >= 1"):
         permuted_digits(0)
+
+
+def test_scrambled_digits_are_the_quarters_of_one_digit_in_every_order():
+    tasks = {task.id: task for task in scrambled_digits()}
+    assert len(tasks) == 240
+    assert len({task.classes for task in tasks.values()}) == 240
+    data = standardised(load_digits())
+    three = data.train.x[data.train.y == 3].view(-1, 8, 8)
+    plain, turned = (
+        task.inputs(task.train).view(-1, 8, 8) for task in (tasks["scrambled-3-0123"], tasks["scrambled-3-1302"])
+    )
+    assert torch.equal(plain, three)
+    assert torch.equal(turned[:, :4, :4], three[:, :4, 4:])
+    assert torch.equal(turned[:, :4, 4:], three[:, 4:, 4:])
+    assert torch.equal(turned[:, 4:, :4], three[:, :4, :4])
+    assert torch.equal(turned[:, 4:, 4:], three[:, 4:, :4])
+
+
+def test_meta_training_on_scrambled_digits_sees_no_digit_of_the_stream():
+    env = clenv.make("clenv/ScrambledDigits-v0", pretrain_steps=1)
+    assert {task.id.split("-")[1] for task in env.tasks[:72]} == {"0", "1", "2"}
+    assert env.stream_spec.output_size == 240

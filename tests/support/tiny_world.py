@@ -85,8 +85,12 @@ class Tiny(clenv.Agent):
     def capacity(self) -> dict[str, float]:
         return {"weight": 0.5}
 
-    def pictures(self) -> dict[str, torch.Tensor]:
-        return {"weight": self.weight.sigmoid()}
+    def figures(self) -> dict[str, float]:
+        return {f"weight/output {row}": float(values.norm()) for row, values in enumerate(self.weight)}
+
+    def pictures(self) -> dict[str, clenv.Picture]:
+        values = self.weight.sigmoid()
+        return {"weight": clenv.Picture(values, [(f"output {n}", 1) for n in range(len(values))])}
 
 
 clenv.register_agent("tiny", Tiny)
