@@ -77,7 +77,7 @@ def test_meta_mask_stands_still_without_a_meta_rate(monkeypatch):
 
 def test_meta_mask_draws_its_pictures(tmp_path, capsys):
     example = runpy.run_path(str(EXAMPLES / "meta_mask.py"), run_name="meta_mask")
-    example["main"](epochs=2, seeds=2, rate=10.0, folder=tmp_path)
+    example["main"](epochs=1, seeds=2, rate=10.0, folder=tmp_path)
     assert "no mask, its best rate" in capsys.readouterr().out
     pictures = {file.name for file in tmp_path.iterdir()}
     assert pictures == {"data.png", "curves.png", "masks.png", "comparison.png"}
