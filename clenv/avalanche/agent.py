@@ -170,7 +170,7 @@ class AvalancheAgent(Agent):
 
     def _make(self) -> Any:
         """Return a fresh strategy over a fresh network, and let `learner` be its state."""
-        from clenv.avalanche.library import silent_evaluator
+        from clenv.avalanche.library import SilentEvaluator
         from clenv.avalanche.state import StrategyState
 
         with isolated(self._seed, "build", device=self._device):
@@ -183,7 +183,7 @@ class AvalancheAgent(Agent):
                 train_epochs=self._hyper.epochs,
                 eval_mb_size=self._spec.batch_size,
                 device=self._device,
-                evaluator=silent_evaluator(),
+                evaluator=SilentEvaluator(),
             )
         self.learner = StrategyState(made)
         return made

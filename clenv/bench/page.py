@@ -33,7 +33,7 @@ from clenv.bench.statistics import Estimate, mean_of_known, profile, relative_to
 from clenv.bench.words import digits_for, number, p_value, with_interval
 from clenv.draw import Life, lives, order_of_task
 from clenv.errors import CheckpointError, ClenvWarning
-from clenv.evaluation.page import costs
+from clenv.evaluation.page import METRICS, costs
 from clenv.evaluation.verdict import Verdict
 from clenv.events import event_from_plain
 from clenv.folder import Folder
@@ -409,7 +409,7 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
         "holds": verdict.holds,
         "why": [*verdict.reasons, *verdict.leaks, *(f"left over: {place}" for place in verdict.leftovers)],
         "closed": min(closed.values(), default=math.nan),
-        "closed_text": ", ".join(f"{name} {value:.0%}" for name, value in closed.items()) or "-",
+        "closed_text": ", ".join(f"{METRICS[name]} {value:.0%}" for name, value in closed.items()) or "-",
         "accuracy": None
         if verdict.accuracy is None
         else [number(x) for x in (verdict.accuracy.main, verdict.accuracy.reference, verdict.accuracy.full)],

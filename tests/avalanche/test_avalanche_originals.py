@@ -43,7 +43,7 @@ def strategy(*plugins, cls=None, model=None, size=4, **options):
         criterion=nn.CrossEntropyLoss(),
         train_mb_size=size,
         plugins=list(plugins) if cls is None else None,
-        evaluator=library.silent_evaluator(),
+        evaluator=library.SilentEvaluator(),
         **options,
     )
 

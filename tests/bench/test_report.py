@@ -16,7 +16,7 @@ import clenv
 from clenv.bench.figures import chart, heat_map, over_steps, spark
 from clenv.bench.gather import gather
 from clenv.bench.standings import rank
-from clenv.evaluation.verdict import Audit, Verdict
+from clenv.evaluation.verdict import Audit, Capacity, Cost, Verdict
 from clenv.folder import read
 from clenv.table import size
 
@@ -59,7 +59,15 @@ def verdict(*, holds, reasons=(), logits=0.0):
     measured = levels.EXACT if holds else levels.INTERFACE
     answers = {"blob-1": torch.tensor([[[logits, 0.0]], [[logits, 0.0]]])}
     return Verdict(
-        50, ("blob-1",), ("blob-0", "blob-2"), levels.EXACT, measured, holds, tuple(reasons), answers=answers
+        step=50,
+        tasks=("blob-1",),
+        remaining=("blob-0", "blob-2"),
+        claimed=levels.EXACT,
+        measured=measured,
+        holds=holds,
+        reasons=tuple(reasons),
+        cost=Cost(0.002, 0, 1200, 4000, 2.5, 600, 1.1, Capacity(0.5, 0.25, 0.25, 0, 9), 1.25),
+        answers=answers,
     )
 
 
@@ -183,6 +191,8 @@ def test_verdicts_and_receipts(page):
     (verdicts,) = page.all("table", id="verdicts")
     assert verdicts["text"].count("✗ does not hold") == 1
     assert verdicts["text"].count("✓ holds") == 2
+    assert "1.25 times as with unlearning switched off" in verdicts["text"]
+    assert "free after 0 steps, used again after 9" in verdicts["text"]
     assert "outputs of blob-0 changed" in verdicts["text"]
     (receipts,) = page.all("table", id="receipts")
     assert "blob-1" in receipts["text"]
