@@ -365,12 +365,12 @@ class InnerLearner(NamedTuple):
         """
         trunk, head = done.theta[: self.head], done.theta[self.head :]
         gradient = partial(torch.autograd.grad, retain_graph=graph, create_graph=graph and not self.first_order)
-        *above, g = gradient(loss.sum(), [*head, done.z])
-        gradients = above
-        if not self.head_only:
-            below = g * done.m if self.masked == "activations" else g * done.m * done.b
-            gradients = [*gradient(done.h, trunk, below), *above]
-        changed = done.theta[-len(gradients) :]
+        changed = head if self.head_only else done.theta
+        if self.head_only or self.masked == "activations":
+            *gradients, g = gradient(loss.sum(), [*changed, done.z])
+        else:
+            *above, g = gradient(loss.sum(), [*head, done.z])
+            gradients = [*gradient(done.h, trunk, g * done.m * done.b), *above]
         moved = [p - self.rate * gradient for p, gradient in zip(changed, gradients, strict=True)]
         theta = (*done.theta[: -len(moved)], *moved)
         masks = (done.b if self.masked == "gradients" else done.m).detach()

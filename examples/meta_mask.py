@@ -14,7 +14,7 @@ others masks close instead, or nothing happens, so the picture shows the seed in
 rest below it. The mask helps at this large inner rate (13.1 against 17.5, forty epochs, sixteen seeds). It does not
 beat plain SGD at SGD's own best rate (9.7), and the last window of an epoch does not improve. A window loss of 3.47,
 five times ln 2, means that all masks are closed. The last four epochs repeat the draws of the first four, so that the
-fall of the losses is not one of luck.
+fall of the losses is not one of luck: over 64 seeds its median is 20 %, single seeds fall by -35 to 43 %.
 """
 
 from __future__ import annotations
@@ -90,8 +90,9 @@ class History(NamedTuple):
 
 def draws(epochs: int, seeds: Sequence[int]) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Tensor]]:
     """Yield the fresh networks of each epoch, side by side, and its minibatches."""
+    again = max(0, epochs - PAIRED)
     for number in range(epochs):
-        epoch = number if number < epochs - PAIRED else number - (epochs - PAIRED)
+        epoch = number if number < again else number - again
         drawn = [make_learner("none").initial(2, torch_generator(seed, "theta", epoch)) for seed in seeds]
         yield tuple(torch.stack(parts) for parts in zip(*drawn, strict=True)), *batches_of(epoch, seeds)
 
@@ -129,18 +130,18 @@ def train(learner: InnerLearner, epochs: int, seeds: Sequence[int]) -> History:
 
 
 def play(masks: Tensor, rate: float, seeds: Sequence[int]) -> Tensor:
-    """Return the inner losses of the first four epochs under given masks, shape ``(4, 18, seeds)``.
+    """Return the inner losses of the first four epochs, which are the last ones too, under given masks.
 
-    They are those of the last four too. Masks: shape ``(4, 18, seeds, 2)``.
+    Masks: shape ``(4, 18, seeds, 2)``; losses: ``(4, 18, seeds)``.
     """
     learner = make_learner("none", rate)._replace(mask=GivenMask(2))
     losses = []
-    for number, (theta, xs, ys) in enumerate(draws(PAIRED, seeds)):
+    for given, (theta, xs, ys) in zip(masks, draws(len(masks), seeds), strict=True):
         for t in range(STEPS):
-            done = learner.step(theta, {"given": masks[number, t]}, (), xs[t], ys[t])
+            done = learner.step(theta, {"given": given[t]}, (), xs[t], ys[t])
             theta = done.theta
             losses.append(done.loss.detach())
-    return torch.stack(losses).view(PAIRED, STEPS, len(seeds))
+    return torch.stack(losses).view(masks.shape[:3])
 
 
 def random_masks(history: History, seeds: Sequence[int]) -> Tensor:

@@ -77,7 +77,7 @@ def test_meta_mask_stands_still_without_a_meta_rate(monkeypatch):
 
 def test_meta_mask_draws_its_pictures(tmp_path, capsys):
     example = runpy.run_path(str(EXAMPLES / "meta_mask.py"), run_name="meta_mask")
-    example["main"](epochs=2, seeds=2, rate=10.0, folder=tmp_path)
+    example["main"](epochs=1, seeds=2, rate=10.0, folder=tmp_path)
     assert "no mask, its best rate" in capsys.readouterr().out
     pictures = {file.name for file in tmp_path.iterdir()}
     assert pictures == {"data.png", "curves.png", "masks.png", "comparison.png"}
@@ -98,16 +98,3 @@ def test_hnet_toy(capsys, tmp_path, monkeypatch):
     for row in ("beta = 0.005 ", "beta = 0: fine-tuning", "beta = 0.05 ", "beta = 0.5 ", "no lookahead"):
         assert f"\n{row}" in out
     assert (tmp_path / "runs" / "hnet_toy" / "curves.png").exists()
-
-
-@pytest.mark.parametrize(("row", "steps"), [(0, 4001), (1, 1000)])
-def test_the_toy_keeps_its_curves_by_the_regulariser(row, steps):
-    """The published run, every step of it: below 0.02; without the regulariser a quarter of it is enough to forget."""
-    example = runpy.run_path(str(EXAMPLES / "hnet_toy.py"), run_name="hnet_toy")
-    env, agent, during = example["learn"](example["ROWS"][row], steps)
-    errors = list(env.evaluate(agent, (0, 1, 2)).loss.values())
-    assert max(during) < 0.1
-    if row == 0:
-        assert max(errors) < 0.02
-    else:
-        assert max(errors[:2]) > 1
