@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, TypedDict
 
 import torch
@@ -83,7 +83,7 @@ class HNET(Learner):
         generator_activation: Activation = "relu"
         """Nonlinearity of the generator."""
         chunk: int | None = 500
-        """``n_c``: weights generated at once; None: all (the full generator)."""
+        """``n_c``: weights generated at once, at most all; None: all, without chunk embeddings (the full generator)."""
         chunk_embedding: int = 16
         """``d_c``: size of a chunk's embedding."""
         init: Init = "kaiming"
@@ -137,7 +137,7 @@ class HNET(Learner):
             self._target,
             hyper.embedding,
             hyper.generator_hidden,
-            hyper.chunk,
+            None if hyper.chunk is None else min(hyper.chunk, self._target.size),
             hyper.chunk_embedding,
             hyper.generator_activation,
             hyper.init,
@@ -162,21 +162,25 @@ class HNET(Learner):
         e *= math.sqrt(self._hypernetwork.embedding_variance)
         return Slot(e=nn.Parameter(e.to(self._device)), target=None, steps=0, provenance=[])
 
-    def _generate(self, tasks: Sequence[int]) -> Tensor:
+    def networks(self, tasks: Sequence[int]) -> Tensor:
         """Return ``h(e_k; Theta)`` of tasks, kept or never seen, shape ``(K, N)``."""
         slots = [self.slots[task] if task in self.slots else self._new(task) for task in tasks]
         return self._hypernetwork.weights(self.theta, torch.stack([slot["e"] for slot in slots]))
 
+    def answer(self, x: Tensor, W: Tensor) -> Tensor:
+        """Answer inputs with a network, ``f(x; W)``, for ``W`` of shape ``(N,)``."""
+        return self._target.answer(x, W)
+
     @torch.no_grad()
     def predict(self, x: Tensor, task: int | None = None) -> Tensor:
         """Answer inputs with the task's network; a task never seen with that of its first step."""
-        return self._target.answer(x, self._generate([told(task, self)])[0])
+        return self.answer(x, self.networks([told(task, self)])[0])
 
     @torch.no_grad()
     def features(self, x: Tensor, task: int | None = None) -> Tensor:
         """Return the output of the task's own backbone; without a task, the mean over all."""
         known = list(self.slots) or [0]
-        networks = self._generate(known if task is None else [task])
+        networks = self.networks(known if task is None else [task])
         return torch.stack([self._target.features(x, W) for W in networks]).mean(0)
 
     def gate(self, task: int) -> Mapping[str, Tensor]:
@@ -197,7 +201,7 @@ class HNET(Learner):
         if not kept:
             return [], torch.zeros(0, self._target.size), torch.zeros(0, self._target.size)
         targets = torch.stack(list(kept.values()))
-        return list(kept), self._generate(list(kept)) - targets, targets
+        return list(kept), self.networks(list(kept)) - targets, targets
 
     def drift(self) -> dict[int, float]:
         """Return ``||h(e_k) - W*_k|| / ||W*_k||`` of every task that has a target."""
@@ -237,7 +241,7 @@ class HNET(Learner):
     def forward(self, x: Tensor) -> Tensor:
         """Answer inputs with the network of the running task, with the graph."""
         assert self.running is not None  # for the type checker: `enter` came before
-        return self._target.answer(x, self._generate([self.running])[0])
+        return self.answer(x, self.networks([self.running])[0])
 
     @property
     def trained(self) -> list[nn.Parameter]:
@@ -312,7 +316,7 @@ class HNET(Learner):
         held = []
         for task in tasks:
             target = self.slots[task]["target"]
-            held.append(self._generate([task])[0].clone() if target is None or task == self.running else target)
+            held.append(self.networks([task])[0].clone() if target is None or task == self.running else target)
         return held
 
     # Unlearning
@@ -366,7 +370,7 @@ class HNET(Learner):
         if hyper.erasure == "rebuild":
             return self._refit(removed, retained, targets)
         e = torch.stack([self.slots[task]["e"].detach() for task in (*retained, *removed)])
-        optimizer = torch.optim.Adam(self.theta, lr=hyper.learning_rate)
+        optimizer = self._eraser()
         goals = self._goals(removed, 0)
         for step in range(hyper.erasure_steps):
             if hyper.erasure == "noise":
@@ -377,6 +381,11 @@ class HNET(Learner):
             set_gradients(self.theta, torch.autograd.grad(loss, self.theta))
             optimizer.step()
         return "approximate: the old embedding is void, but a new one may still reach the tasks"
+
+    def _eraser(self) -> torch.optim.Optimizer:
+        """Return a fresh Adam over Theta, without decay, whatever learns."""
+        hyper: Training = replace(self._hyper, optimizer="adam", momentum=0.0, weight_decay=0.0)
+        return hyper.make_optimizer(self.theta)
 
     def _goals(self, removed: Sequence[int], step: int) -> Tensor:
         """Return what the old embeddings are to give, shape ``(F, N)``: fresh networks, or zero."""
@@ -391,7 +400,7 @@ class HNET(Learner):
         seen = {*retained}.union(*(self._provenance(task) for task in retained))
         e = torch.stack([self.slots[task]["e"].detach() for task in retained])
         self._reset_theta()
-        optimizer = torch.optim.Adam(self.theta, lr=self._hyper.learning_rate)
+        optimizer = self._eraser()
         for _ in range(self._hyper.rebuild_steps):
             loss = output_penalty(self._hypernetwork.weights(self.theta, e), targets, 1.0)
             set_gradients(self.theta, torch.autograd.grad(loss, self.theta))

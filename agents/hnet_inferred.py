@@ -43,12 +43,12 @@ class HNETInferred(HNET):
     def infer(self, x: Tensor) -> tuple[list[int], Tensor]:
         """Return the known tasks, and for each input the number of the one inferred, int64 ``(n,)``."""
         tasks = list(self.slots) or [0]
-        return tasks, self._inferred(tasks, x, self._generate(tasks))
+        return tasks, self._inferred(tasks, x, self.networks(tasks))
 
     def _by_inferred(self, read: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> Tensor:
         """Return for each input what is read off the network of the task inferred for it."""
         tasks = list(self.slots) or [0]
-        W = self._generate(tasks)
+        W = self.networks(tasks)
         everything = torch.stack([read(x, of_task) for of_task in W])
         return everything[self._inferred(tasks, x, W), torch.arange(len(x), device=x.device)]
 
@@ -56,7 +56,7 @@ class HNETInferred(HNET):
     def predict(self, x: Tensor, task: int | None = None) -> Tensor:
         """Answer each input with the network of the task inferred for it; a label is ignored."""
         del task
-        return self._by_inferred(self._target.answer, x)
+        return self._by_inferred(self.answer, x)
 
     @torch.no_grad()
     def features(self, x: Tensor, task: int | None = None) -> Tensor:
@@ -79,6 +79,6 @@ class HNETEntropy(HNETInferred):
         """Return the task with the least entropy, computed from log-probabilities: they stay finite."""
         entropies = []
         for task, of_task in zip(tasks, W, strict=True):
-            log_p = F.log_softmax(self._target.answer(x, of_task)[:, : self._spec.outputs(task)], 1)
+            log_p = F.log_softmax(self.answer(x, of_task)[:, : self._spec.outputs(task)], 1)
             entropies.append(-(log_p.exp() * log_p).sum(1))
         return torch.stack(entropies).argmin(0)

@@ -163,7 +163,7 @@ class HNETOnline(HNET):
     def _choose(self, outcome: Outcome) -> None:
         """Enter the slot that fits best under its stored weights, if any fits; else a free one, if any is left."""
         losses = {
-            number: self._loss(self._target.answer(outcome.x, slot["target"]), outcome).item()
+            number: self._loss(self.answer(outcome.x, slot["target"]), outcome).item()
             for number, slot in self.slots.items()
             if slot["target"] is not None
         }

@@ -131,7 +131,13 @@ class HNETRecognition(HNETInferred):
         freed += receipt.bytes_freed + self.replay.unlearn(request).bytes_freed
         self._start_recogniser([task for task in self.rows if task not in removed])
         remaining = self.replay.tasks()
-        for step in range(self._hyper.refresh_steps if len(remaining) > 1 else 0):
-            draws = self.generator("refresh", step)
-            self._teach(self._loss(*self.replay.replay(remaining, self._spec.batch_size, draws)))
+        if len(remaining) > 1:
+            self._refresh(remaining)
         return replace(receipt, bytes_freed=freed)
+
+    def _refresh(self, tasks: list[int]) -> None:
+        """Let the recogniser learn tasks from replay."""
+        decoders = self.replay.decoders(tasks)
+        for step in range(self._hyper.refresh_steps):
+            draws = self.generator("refresh", step)
+            self._teach(self._loss(*self.replay.replay(tasks, self._spec.batch_size, draws, decoders)))

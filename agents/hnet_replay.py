@@ -135,10 +135,10 @@ class HNETReplay(Finetune):
     def _refresh(self, tasks: list[int]) -> None:
         """Learn tasks from replay, by the teacher's answers."""
         parameters = [*self.weights, *self.biases, *(p for head in self.heads.values() for p in head)]
-        optimizer = self._hyper.make_optimizer(parameters)
+        optimizer, decoders = self._hyper.make_optimizer(parameters), self.replay.decoders(tasks)
         for step in range(self._hyper.refresh_steps):
             draws = self.generator("refresh", step)
-            loss = self._distilled(*self.replay.replay(tasks, self._spec.batch_size, draws))
+            loss = self._distilled(*self.replay.replay(tasks, self._spec.batch_size, draws, decoders))
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
             set_gradients(parameters, gradients)
             optimizer.step()

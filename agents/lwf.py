@@ -20,11 +20,12 @@ from clenv.settings import StreamSpec
 
 from .anchoring import BACKBONE, Parts
 from .consolidating import Consolidating, Consolidation
+from .rehearsing import Rehearsing
 
 _NEVER = -1e9  # logit of an output that does not take part
 
 
-class LwF(Consolidating):
+class LwF(Rehearsing, Consolidating):
     """Plain training with the distillation loss ``alpha T^2 sum_h mean_x KL(softmax(f*_h(x)/T) || softmax(f_h(x)/T))``.
 
     ``f*`` is a copy made when the last segment ended, ``h`` runs over the heads that it has: one, or one a task, all of
@@ -70,38 +71,17 @@ class LwF(Consolidating):
         self._known: Tensor | None = None  # `known` of all heads together; None: all columns
         self._h = self._outputs = torch.empty(0)  # features and answers of the running minibatch, with their graph
 
-    # All heads learn, so that the optimiser holds them all
-
     def rebuild(self) -> None:
-        """Make the optimiser anew, over the backbone and all heads."""
-        if self.heads:
-            self.optimizer = self._hyper.make_optimizer(self._all())
+        """Make the optimiser anew, over restored parameters."""
+        super().rebuild()
         self._know()
 
-    def _all(self) -> list[nn.Parameter]:
-        return [*self.weights, *self.biases, *(p for head in self.heads.values() for p in head)]
-
     def enter(self, task: int | None) -> None:
-        """Answer by this task's head; one that is new joins the optimiser."""
-        self.slot = self._slot(task)
-        if self.slot not in self.heads:
-            self.heads[self.slot] = self._head(self.slot)
+        """Answer by this task's head."""
+        super().enter(task)
+        assert self.slot is not None  # for the type checker: the task was entered
+        if self.slot not in self.seen:
             self.seen[self.slot] = torch.zeros(self._spec.output_size, dtype=torch.bool, device=self._device)
-            if self.optimizer is None:
-                self.rebuild()
-            else:
-                self.optimizer.param_groups[0]["params"] = self._all()
-
-    def drop_head(self, slot: int) -> int:
-        """Forget a head, with the optimiser's state of it, and return its bytes."""
-        assert self.optimizer is not None  # for the type checker: there is a head
-        for parameter in self.heads[slot]:
-            self.optimizer.state.pop(parameter, None)
-        optimizer = self.optimizer
-        freed = super().drop_head(slot)
-        self.optimizer = optimizer if self.heads else None
-        optimizer.param_groups[0]["params"] = self._all()
-        return freed
 
     # Learning
 
@@ -146,12 +126,8 @@ class LwF(Consolidating):
 
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
         """Take one step of the optimiser on all that the loss depends on."""
-        assert self.optimizer is not None  # for the type checker: `enter` came before
-        trained = self._all()
-        gradients = torch.autograd.grad(loss, trained, allow_unused=True)
-        for parameter, gradient in zip(trained, gradients, strict=True):
-            parameter.grad = None if gradient is None else gradient.contiguous()
-        self.optimizer.step()
+        assert self.slot is not None  # for the type checker: `enter` came before
+        self.update(loss, (self.slot, *(self.known if self._hyper.strength else ())))
         return None
 
     @torch.no_grad()

@@ -72,6 +72,7 @@ class Rehearsing(Finetune):
             self.optimizer.state.pop(parameter, None)
         self._trained = self.optimizer.param_groups[0]["params"] = self.parameters(self.heads)
         self.slot = None if slot == self.slot else self.slot
+        self.optimizer = self.optimizer if self.heads else None
         return freed
 
     def restart(self) -> None:

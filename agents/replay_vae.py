@@ -30,17 +30,15 @@ from .learning import set_gradients
 class ReplayHyperparameters(HNET.Hyperparameters):
     """Of agents with a `ReplayVAE`: the generator's hyperparameters are those of the decoder's generator too."""
 
-    learning_rate: float = 3e-3
-    """Step size of everything."""
-    beta: float = 0.1
-    """Strength of the output regularisers."""
+    chunk: int | None = 8000
+    """``n_c``: images ask for decoders, and thus for generators, with as many parameters as the decoders."""
     latent: int = 16
     """Size of a latent code."""
     encoder_hidden: tuple[int, ...] = (100,)
     """Units of each dense layer of the encoder."""
     decoder_hidden: tuple[int, ...] = (100,)
     """Units of each dense layer of the decoder, which is generated."""
-    pixel_noise: float = 0.5
+    pixel_noise: float = 1.0
     """Standard deviation of an input given the decoder's output."""
     refresh_steps: int = 200
     """Steps in which a plain network learns the remaining tasks anew from replay, once a task is unlearned."""
@@ -138,13 +136,21 @@ class ReplayVAE:
         return [task for task, slot in self.decoder.slots.items() if slot["steps"] and task != without]
 
     @torch.no_grad()
-    def replay(self, tasks: list[int], rows: int, draws: torch.Generator) -> tuple[list[int], Tensor]:
+    def decoders(self, tasks: list[int]) -> dict[int, Tensor]:
+        """Return the decoder that is generated for each task."""
+        return dict(zip(tasks, self.decoder.networks(tasks), strict=True))
+
+    @torch.no_grad()
+    def replay(
+        self, tasks: list[int], rows: int, draws: torch.Generator, decoders: Mapping[int, Tensor] | None = None
+    ) -> tuple[list[int], Tensor]:
         """Draw inputs of tasks, equally many of each.
 
         Args:
             tasks: At least one.
             rows: How many inputs in all, about; if there are more tasks than that, as many are drawn at random.
             draws: Where codes, and tasks, are drawn.
+            decoders: Of all the tasks; None: they are generated.
 
         Returns:
             The tasks, and inputs of shape ``(tasks, rows a task, *input_shape)``.
@@ -152,11 +158,12 @@ class ReplayVAE:
         if len(tasks) > rows:
             tasks = [tasks[number] for number in torch.randperm(len(tasks), generator=draws)[:rows].tolist()]
         z = torch.randn(len(tasks), rows // len(tasks), self._hyper.latent, generator=draws).to(self._device)
-        x = torch.stack([self.decoder.predict(codes, task) for codes, task in zip(z, tasks, strict=True)])
+        made = self.decoders(tasks) if decoders is None else decoders
+        x = torch.stack([self.decoder.answer(codes, made[task]) for codes, task in zip(z, tasks, strict=True)])
         return tasks, x.view(*x.shape[:2], *self._spec.input_shape)
 
     def picture(self) -> Picture:
-        """Return eight replayed inputs of each task, from black, the least number, to white: one task below the other.
+        """Return eight replayed inputs of each task, from the least number, 0, to the largest, 1, task by task.
 
         Images (their first channel) stand side by side; other inputs are lines, eight a task.
         """

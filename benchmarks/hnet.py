@@ -5,8 +5,9 @@ Four tables, chosen by name, all by default (`python benchmarks/hnet.py [retenti
 - ``retention``: five tasks of two classes, task given, 300 minibatches of 128 each, target 784-64-64-2; average
   accuracy as each task ends and at the end, the worst task, and the mean drift of old tasks' generated weights.
 - ``replay``: the tasks are told with the targets only; 200 minibatches of 32 of each.
-- ``unlearning``: the second of four pairs of digits is removed, and attacked; then a fifth is learned. The control is
-  an agent that lived without the task.
+- ``unlearning``: the second of four tasks is removed, and attacked; then a fifth is learned. The control is an agent
+  that lived without the task. Pairs of digits are related, so that the network of an embedding of no task may do better
+  than chance, or worse; permuted digits are not.
 - ``slots``: nothing is told, not even switches; online accuracy of ``hnet-online``, and slots it made, by ``kappa``.
 
 Means over ``--seeds`` seeds.
@@ -119,6 +120,7 @@ class Attack(NamedTuple):
         recovered: Accuracy on the task, by an embedding fitted to 32 examples.
         relearned: Accuracy on the task after ten steps of learning.
         relapsed: Accuracy on the task, by its old embedding, once another task was learned.
+        strangers: The mean of the same over embeddings of no task.
     """
 
     old: float
@@ -127,26 +129,33 @@ class Attack(NamedTuple):
     recovered: float
     relearned: float
     relapsed: float
+    strangers: float
 
 
 def audit(env: clenv.ContinualEnv, agent: HNET, e: Tensor, task: int) -> float:
     """Return the accuracy on a task of the network that an embedding, held by an auditor, gives."""
     W = agent._hypernetwork.weights(agent.theta, e[None])[0].detach()  # noqa: SLF001  # an auditor looks inside
     test = env.tasks[task].test
-    answers = agent._target.answer(test.x, W)[:, : env.stream_spec.outputs(task)]  # noqa: SLF001
+    answers = agent.answer(env.tasks[task].inputs(test), W)[:, : env.stream_spec.outputs(task)]
     return (answers.argmax(1) == test.y).float().mean().item()
+
+
+def strangers(env: clenv.ContinualEnv, agent: HNET, task: int, number: int = 20) -> float:
+    """Return the mean accuracy on a task of the networks of fresh embeddings."""
+    embeddings = torch.randn(number, agent.hyperparameters.embedding, generator=torch_generator(0, "strangers"))
+    return mean(audit(env, agent, e, task) for e in embeddings)
 
 
 def recover(env: clenv.ContinualEnv, agent: HNET, task: int, steps: int = 100) -> float:
     """Fit a new embedding to 32 examples of a task, the generator frozen, and return its accuracy."""
     train = env.tasks[task].train
     rows = torch.randperm(len(train), generator=torch_generator(0, "attack"))[:32]
-    x, y = train.inputs(rows), train.y[rows]
+    x, y = env.tasks[task].inputs(train, rows), train.y[rows]
     e = torch.zeros(agent.hyperparameters.embedding).requires_grad_()
     optimizer = torch.optim.Adam([e], 0.05)
     for _ in range(steps):
         W = agent._hypernetwork.weights(agent.theta, e[None])[0]  # noqa: SLF001
-        answers = agent._target.answer(x, W)[:, : env.stream_spec.outputs(task)]  # noqa: SLF001
+        answers = agent.answer(x, W)[:, : env.stream_spec.outputs(task)]
         (e.grad,) = torch.autograd.grad(F.cross_entropy(answers, y), e)
         optimizer.step()
     return audit(env, agent, e.detach(), task)
@@ -162,12 +171,13 @@ def attack(env: clenv.ContinualEnv, agent: HNET, e: Tensor, task: int, others: t
     relearned = again.evaluate(agent, (task,), examples=None).average_accuracy
     agent.load_state_dict(state)
     play(env, agent)
-    return Attack(old, accuracy, drift, recovered, relearned, audit(env, agent, e, task))
+    relapsed = audit(env, agent, e, task)
+    return Attack(old, accuracy, drift, recovered, relearned, relapsed, strangers(env, agent, task))
 
 
-def unlearning(seed: int, steps: int = 120) -> dict[str, Attack]:
-    """Remove the second of four pairs of digits in several ways, and return the attacks, with that on the control."""
-    env = make("clenv/SplitDigits-v0", (0, 1, 2, 3, 4), steps, 16, seed)
+def unlearning(scenario: str, seed: int, steps: int = 120) -> dict[str, Attack]:
+    """Remove the second of four tasks in several ways, and return the attacks, with that on the control."""
+    env = make(scenario, (0, 1, 2, 3, 4), steps, 16, seed)
     agent = clenv.make_agent("hnet", env, seed=seed, **UNLEARNING)
     play(env, agent, 4 * steps)
     state, place, attacks = agent.state_dict(), env.state_dict(), {}
@@ -179,7 +189,7 @@ def unlearning(seed: int, steps: int = 120) -> dict[str, Attack]:
         agent.load_state_dict(state)
         agent.unlearn(request)
         attacks[erasure] = attack(env, agent, e, 1, (0, 2, 3), seed)
-    env = make("clenv/SplitDigits-v0", (0, 2, 3, 4), steps, 16, seed)
+    env = make(scenario, (0, 2, 3, 4), steps, 16, seed)
     control = clenv.make_agent("hnet", env, seed=seed, **UNLEARNING)
     play(env, control, 3 * steps)
     attacks["control"] = attack(env, control, e, 1, (0, 2, 3), seed)
@@ -227,12 +237,14 @@ def print_replay(seeds: range) -> None:
 
 
 def print_unlearning(seeds: range) -> None:
-    """Print a row for each way to unlearn."""
-    print(f"{'split digits, task 1 removed':32}" + "".join(f"{name:>11}" for name in Attack._fields))
-    runs = [unlearning(seed) for seed in seeds]
-    for name in runs[0]:
-        means = map(mean, zip(*(run[name] for run in runs), strict=True))
-        print(f"{name:32}" + "".join(f"{value:11.3f}" for value in means), flush=True)
+    """Print a row for each way to unlearn: means, and the relapses of the seeds."""
+    for scenario in ("clenv/SplitDigits-v0", "clenv/PermutedDigits-v0"):
+        print(f"{scenario:26}" + "".join(f"{name:>11}" for name in Attack._fields) + "  relapsed, by seed")
+        runs = [unlearning(scenario, seed) for seed in seeds]
+        for name in runs[0]:
+            means = map(mean, zip(*(run[name] for run in runs), strict=True))
+            relapses = " ".join(f"{run[name].relapsed:.2f}" for run in runs)
+            print(f"{name:26}" + "".join(f"{value:11.3f}" for value in means) + "  " + relapses, flush=True)
 
 
 def print_slots(seeds: range) -> None:

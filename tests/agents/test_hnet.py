@@ -225,7 +225,7 @@ def test_the_picture_shows_the_drift_of_every_tensor(make_tasks):
     assert picture.shape == (3, 4)
     assert rows == [(0, 1), (1, 1), (2, 1)]
     assert columns == [("layer 1 weight", 1), ("layer 1 bias", 1), ("head weight", 1), ("head bias", 1)]
-    now = agent._target.tensors(agent._generate([0])[0].detach())
+    now = agent._target.tensors(agent.networks([0])[0].detach())
     then = agent._target.tensors(agent.slots[0]["target"])
     for column, (a, b) in enumerate(zip(now, then, strict=True)):
         assert picture[0, column].item() == pytest.approx(((a - b).norm() / b.norm()).clamp(max=1).item(), rel=1e-4)

@@ -11,7 +11,7 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "hnet.py"
 @pytest.fixture(scope="module")
 def attacks():
     """Return the benchmark's attacks by erasure."""
-    return runpy.run_path(str(BENCHMARK), run_name="hnet")["unlearning"](seed=0)
+    return runpy.run_path(str(BENCHMARK), run_name="hnet")["unlearning"]("clenv/SplitDigits-v0", seed=0)
 
 
 @pytest.mark.parametrize("erasure", ["retarget", "noise", "norm"])
@@ -39,11 +39,18 @@ def test_a_new_embedding_recovers_the_task_better_than_where_it_never_was(attack
     assert attacks[erasure].recovered > attacks["control"].recovered + 0.1
 
 
-@pytest.mark.parametrize("erasure", ["retarget", "noise", "norm"])
-def test_the_task_stays_void_as_another_is_learned(attacks, erasure):
-    """Of this seed: 0.42 to 0.72, in the control 0.58: an embedding of no task may do better than chance, by transfer.
+@pytest.fixture(scope="module")
+def on_permutations():
+    """Return the same on tasks that are not related, so that an embedding of no task is at chance, 0.1."""
+    return runpy.run_path(str(BENCHMARK), run_name="hnet")["unlearning"]("clenv/PermutedDigits-v0", seed=0)
 
-    That is no guarantee: with two more seeds the task stayed void (0.36 to 0.65), and came back (0.85 to 0.90).
+
+@pytest.mark.parametrize("erasure", ["retarget", "noise", "norm"])
+def test_the_task_stays_void_as_another_is_learned(on_permutations, erasure):
+    """Over four seeds: 0.03 to 0.21, against 0.65 to 0.84 by an embedding that was merely dropped.
+
+    On pairs of digits, which are related, embeddings of no task come to 0.3 to 1.0, and the removed one's with them.
     """
-    assert attacks[erasure].relapsed < 0.78
-    assert attacks["drop"].relapsed > 0.85
+    assert on_permutations["drop"].old > 0.8
+    assert on_permutations[erasure].old < 0.3
+    assert on_permutations[erasure].relapsed < 0.3 < 0.5 < on_permutations["drop"].relapsed

@@ -49,13 +49,13 @@ def test_learning_is_that_of_a_loop_by_hand(make_tasks):
     twin.decoder.enter(0)
     w, b, out_w, out_b = twin.encoder
     trained = [*twin.encoder, *twin.decoder.trained]
-    optimizers = [torch.optim.Adam([p], lr=3e-3) for p in trained]
+    optimizers = [torch.optim.Adam([p], lr=1e-3) for p in trained]
     x = inputs(0)
     for step in range(4):
         mean, log_variance = F.linear(F.relu(F.linear(x, w, b)), out_w, out_b).split(3, dim=1)
         noise = torch.randn(8, 3, generator=twin.decoder.generator("noise", 0, step))
         z = mean + noise * log_variance.exp().sqrt()
-        error = (twin.decoder.forward(z) - x).square().sum(1) / (2 * 0.5**2)
+        error = (twin.decoder.forward(z) - x).square().sum(1) / 2
         q = torch.distributions.Normal(mean, log_variance.exp().sqrt())
         divergence = torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0)).sum(1)
         gradients = torch.autograd.grad((error + divergence).mean() / 6, trained)
@@ -91,15 +91,17 @@ def test_images_are_replayed_as_images(make_tasks):
     vae.learn(torch.zeros(5, 1, 4, 4), 0)
     assert vae.replay([0], 3, torch_generator(0))[1].shape == (1, 3, 1, 4, 4)
     vae.learn(torch.ones(5, 1, 4, 4), 1)
-    picture = vae.picture()
+    picture, rows, _ = vae.picture()
     images = vae.replay([0, 1], 16, vae.decoder.generator("picture"))[1]
     scaled = (images - images.min()) / (images.max() - images.min())
+    assert rows == [(0, 4), (1, 4)]
     assert picture.shape == (8, 32)  # two tasks of height 4, eight images of width 4
     assert torch.equal(picture[4:, 8:12], scaled[1, 2, 0])
 
 
 def test_other_inputs_are_drawn_as_lines(make_tasks):
-    picture = learned(make_tasks, (0, 1)).picture()
+    picture, rows, _ = learned(make_tasks, (0, 1)).picture()
+    assert rows == [(0, 8), (1, 8)]
     assert picture.shape == (16, 6)
     assert (picture.min(), picture.max()) == (0, 1)
 
@@ -107,7 +109,7 @@ def test_other_inputs_are_drawn_as_lines(make_tasks):
 def test_the_regulariser_keeps_what_is_replayed(make_tasks):
     changes = {}
     for beta in (0.0, 1.0):
-        vae = learned(make_tasks, (0,), 40, beta=beta)
+        vae = learned(make_tasks, (0,), 40, beta=beta, learning_rate=3e-3)
         before = vae.replay([0], 8, torch_generator(0))[1]
         for _ in range(40):
             vae.learn(inputs(3), 3)
