@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,28 +24,11 @@ from clenv.settings import StreamSpec
 
 from .adahat import AdaHAT, adjustment_rate
 from .learning import WriteProtection, loss_of, set_gradients
+from .memory import Reservoir, examples_of
+from .traces import OWN, Traces
 
 _REPAIR = -1  # stands for a task where a trace is a repair's
 _DISTIL, _LABELS = 0.5, 0.5  # weights of the two terms of a repair's loss, as in DER++
-
-
-class Memory(TypedDict):
-    """Examples of a task, each seen one as likely as any other (reservoir sampling).
-
-    Attributes:
-        x, y: Inputs and targets.
-        logits: The network's answers as of the end of the task's last visit; empty before.
-        outputs: How many of them count.
-        seen: Examples seen so far.
-        damaged: Entries of the shared parameters that a removed task used, if this one was trained since that came.
-    """
-
-    x: Tensor
-    y: Tensor
-    logits: Tensor
-    outputs: int
-    seen: int
-    damaged: Tensor
 
 
 def routed(units: Sequence[Tensor], backup: Sequence[Tensor], main: Sequence[Tensor]) -> list[Tensor]:
@@ -93,21 +76,17 @@ class AmnesiacHAT(AdaHAT):
     makes them anew from the examples and backups that no removed task went into.
 
     Attributes:
-        visits: The task of each trace, in order; a request in the middle of a visit cuts its trace in two.
-        without: For each trace the earlier task that it presumes never to have been there: a backup's trace, which is
-            what the visit would have done otherwise; -1: the visit's own.
-        counts: Whether each trace is part of the sum; one of a backup is once its earlier task was unlearned.
-        lengths: How many entries each trace has.
-        index: Of all traces one after the other: the entries of the shared parameters that moved, int32.
-        values: By how much, ``Delta``, float64.
-        rates: By which mean rate, float32: 1 unless another task was the first to occupy the entry; empty if nothing
-            is compensated.
+        traces: The ledger. A request in the middle of a visit cuts its trace in two. A backup leaves a trace as well:
+            what the visit would have done without an earlier task, which counts once that was unlearned. Rates are 1
+            unless another task was the first to occupy the entry.
         base: ``theta(0)`` plus the traces of permanent visits before all others; empty if there are none.
         total: The sum that the shared parameters are the rounding of, float64.
         permanent: Tasks that can no longer be unlearned.
         rate_sums: Sum over the steps of the open segment of the rate, by layer and count; empty if none was taken.
         rate_steps: These steps.
-        memories: Examples kept of each task, with ``replay``.
+        memories: Examples kept of each task, with ``replay``, and the answers given as its last visit ended.
+        damaged: For each of them, the entries of the shared parameters that a removed task used, if this one was
+            trained since that came, int32.
         shadows: With ``backup``, the backups in training in the open segment, by the task they do without: all shared
             parameters each.
         shadow_optimizer: Over all of them.
@@ -167,19 +146,14 @@ class AmnesiacHAT(AdaHAT):
         self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
     ) -> None:
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
-        self.visits: list[int] = []
-        self.without: list[int] = []
-        self.counts: list[bool] = []
-        self.lengths: list[int] = []
-        self.index = torch.empty(0, dtype=torch.int32, device=self._device)
-        self.values = torch.empty(0, dtype=torch.float64, device=self._device)
-        self.rates = torch.empty(0, device=self._device)
+        self.traces = Traces(self._device)
         self.base: list[Tensor] = []
         self.total = self._flat(self._initial).double()
         self.permanent: list[int] = []
         self.rate_sums: list[Tensor] = []
         self.rate_steps = 0
-        self.memories: dict[int, Memory] = {}
+        self.memories: dict[int, Reservoir] = {}
+        self.damaged: dict[int, Tensor] = {}
         self.shadows: dict[int, list[nn.Parameter]] = {}
         self.shadow_optimizer: torch.optim.Optimizer | None = None
         self.shadow_steps = 0
@@ -250,7 +224,8 @@ class AmnesiacHAT(AdaHAT):
             self._trim()
         self._fold()
         if task in self.memories:
-            self.memories[task]["logits"] = self.predict(self.memories[task]["x"], task)
+            memory = self.memories[task]
+            memory["z"].copy_(self.predict(memory["x"], task))
 
     @torch.no_grad()
     def _record(self, task: int, counts: Sequence[Tensor] | None) -> None:
@@ -269,20 +244,10 @@ class AmnesiacHAT(AdaHAT):
         if len(index) == 0:
             self._write()
             return
-        self._append(task, index, delta[index])
-        if self._hyper.compensation != "none":
-            self.rates = torch.cat([self.rates, self._mean_rates(task, index, counts)])
+        rates = None if self._hyper.compensation == "none" else self._mean_rates(task, index, counts)
+        self.traces.append(task, index, delta[index], rates)
         self.total[index] += delta[index]
         self._write()
-
-    def _append(self, task: int, index: Tensor, values: Tensor, *, without: int = -1) -> None:
-        """Add a trace to the ledger."""
-        self.visits.append(task)
-        self.without.append(without)
-        self.counts.append(without == -1)
-        self.lengths.append(len(index))
-        self.index = torch.cat([self.index, index.int()])
-        self.values = torch.cat([self.values, values])
 
     def _mean_rates(self, task: int, index: Tensor, counts: Sequence[Tensor] | None) -> Tensor:
         """Return by which rate the open segment moved entries that another task was the first to occupy, else 1."""
@@ -293,76 +258,57 @@ class AmnesiacHAT(AdaHAT):
             rates = torch.full_like(used, self._hyper.alpha)
         else:
             rates = (self.rate_sums[0] / self.rate_steps)[self._layer[index], used.long()]
-        return torch.where((used == 0) | (self._owners()[index] == task), 1.0, rates.to(self.rates.dtype))
+        return torch.where((used == 0) | (self._owners()[index] == task), 1.0, rates.float())
 
-    def _traces(self, without: int | None = None) -> Iterator[tuple[int, Tensor, Tensor]]:
+    def _counted(self, without: int | None = None) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Yield task, entries and compensated values of the traces that count, in order.
 
         Args:
             without: As if this task had been unlearned.
         """
         owners = None if self._hyper.compensation == "none" else self._owners()
-        start = 0
-        for task, absent, counts, length in zip(self.visits, self.without, self.counts, self.lengths, strict=True):
-            part = slice(start, start + length)
-            start += length
+        for task, absent, counts, index, values, rates in self.traces:
             if task == without or not (counts or absent == without):
                 continue
-            index, values = self.index[part].long(), self.values[part]
             if owners is not None:
-                rates = torch.where(owners[index] == task, self.rates[part], 1.0)
-                values = compensated(values, rates, self._layer[index])
+                applied = torch.where(owners[index] == task, rates, 1.0)
+                values = compensated(values, applied, self._layer[index])
             yield task, index, values
 
     def _start(self) -> Tensor:
         return self.base[0].clone() if self.base else self._flat(self._initial).double()
 
     def _sum(self, without: int | None = None) -> Tensor:
-        """Return ``theta(0)`` and all traces that count, added up in order. Argument as of `_traces`."""
+        """Return ``theta(0)`` and all traces that count, added up in order. Argument as of `_counted`."""
         total = self._start()
-        for _, index, values in self._traces(without):
+        for _, index, values in self._counted(without):
             total[index] += values
         return total
-
-    def _keep(self, kept: Tensor) -> None:
-        """Drop entries of the traces; a trace left without any stays, as the visit took place."""
-        parts = kept.split_with_sizes(self.lengths) if self.lengths else ()
-        self.lengths = [int(part.sum()) for part in parts]
-        self.index, self.values = self.index[kept], self.values[kept]
-        if len(self.rates):
-            self.rates = self.rates[kept]
-
-    def _drop(self, gone: Sequence[bool]) -> None:
-        """Drop whole traces."""
-        flags = torch.tensor(gone, dtype=torch.bool, device=self._device)
-        self._keep(~flags.repeat_interleave(torch.tensor(self.lengths, dtype=torch.long, device=self._device)))
-        for name in ("visits", "without", "counts", "lengths"):
-            setattr(self, name, [item for item, out in zip(getattr(self, name), gone, strict=True) if not out])
 
     def _trim(self) -> None:
         """Drop from all traces what lies outside the masks of the remaining tasks: it is ``theta(0)`` from now on."""
         live = self._live()
-        self._keep(live[self.index.long()])
+        self.traces.keep(live[self.traces.index.long()])
         if self.base:
             self.base = [torch.where(live, self.base[0], self._flat(self._initial).double())]
 
     def _fold(self) -> None:
         """Add the traces of permanent visits to the base, up to the first visit that may still be unlearned."""
-        permanent = [task in self.permanent and task != self.running for task in self.visits]
-        settled = [*map(min, permanent, self.counts)]
+        permanent = [task in self.permanent and task != self.running for task in self.traces.tasks]
+        settled = [*map(min, permanent, self.traces.counts)]
         count = settled.index(False) if False in settled else len(settled)
         if count == 0:
             return
         base = self._start()
-        for _, index, values in islice(self._traces(), count):
+        for _, index, values in islice(self._counted(), count):
             base[index] += values
         self.base = [base]
-        self._drop([number < count for number in range(len(settled))])
+        self.traces.drop([number < count for number in range(len(settled))])
 
     def on_permanence(self, event: Permanence) -> None:
         """Keep the task's traces no longer apart than needed, and no backup of it."""
         self.permanent.append(event.task)
-        self._drop([task == event.task and not counts for task, counts in zip(self.without, self.counts, strict=True)])
+        self.traces.drop([trace.without == event.task and not trace.counts for trace in self.traces])
         self._fold()
 
     # Unlearning
@@ -380,8 +326,10 @@ class AmnesiacHAT(AdaHAT):
         self._damage(removed)
         receipt = super().unlearn(request)
         replaced = self._use_backups(removed)
-        self._drop([task in removed or task == _REPAIR for task in self.visits])
-        self.memories = {task: memory for task, memory in self.memories.items() if task in self.tasks}
+        self.traces.drop([task in removed or task == _REPAIR for task in self.traces.tasks])
+        for kept in (self.memories, self.damaged):
+            for task in kept.keys() - self.tasks.keys():
+                del kept[task]
         self.rate_sums, self.rate_steps = [], 0
         self._trim()
         self.total = self._sum()
@@ -395,7 +343,7 @@ class AmnesiacHAT(AdaHAT):
         level, detail = receipt.level, receipt.detail
         if changed and level is Exactness.ISOLATED:
             level, detail = Exactness.INTERFACE, "outputs of remaining tasks changed"
-        detail += f"; {self._size([self.index, self.values, self.rates, self.base])} bytes of traces left"
+        detail += f"; {self._size([self.traces.state_dict(), self.base])} bytes of traces left"
         if replaced:
             detail += f"; {replaced} weights mended by backups"
         if examples:
@@ -428,8 +376,9 @@ class AmnesiacHAT(AdaHAT):
             self._open_shadows()
 
     def rebuild(self) -> None:
-        """Make the optimisers anew."""
+        """Make the optimisers anew, and memories to be restored."""
         super().rebuild()
+        self.memories = {task: self.memories.get(task) or self._memory(task) for task in self.memories}
         self._optimize_shadows()
 
     def _optimize_shadows(self) -> None:
@@ -454,7 +403,7 @@ class AmnesiacHAT(AdaHAT):
     def _before(self, task: int) -> Tensor:
         """Return ``theta(0)`` and the traces before the first of a task."""
         total = self._start()
-        for visitor, index, values in self._traces():
+        for visitor, index, values in self._counted():
             if visitor == task:
                 break
             total[index] += values
@@ -491,7 +440,7 @@ class AmnesiacHAT(AdaHAT):
                 continue
             index = (reads & self._flat(self._support(mask))).nonzero().flatten()
             values = self._flat(shadow)[index].double() - self._sum(without=task)[index]
-            self._append(reader, index, values, without=task)
+            self.traces.append(reader, index, values, without=task)
 
     def _use_backups(self, removed: Sequence[int]) -> int:
         """Let the backups' traces that do without removed tasks count; return how many weights they change.
@@ -501,15 +450,15 @@ class AmnesiacHAT(AdaHAT):
         """
         seen: set[int] = set()
         gone, mended = [], 0
-        for number, (task, absent) in enumerate(zip(self.visits, self.without, strict=True)):
-            stale = absent != -1 and not seen.isdisjoint(set(removed) - {absent})
+        for number, (task, absent, _, index, _, _) in enumerate(self.traces):
+            stale = absent != OWN and not seen.isdisjoint(set(removed) - {absent})
             gone.append(stale)
             if absent in removed and not stale and task not in removed:
-                self.counts[number] = True
-                mended += self.lengths[number]
-            if absent == -1:
+                self.traces.counts[number] = True
+                mended += len(index)
+            if absent == OWN:
                 seen.add(task)
-        self._drop(gone)
+        self.traces.drop(gone)
         return mended
 
     # Repair
@@ -524,26 +473,17 @@ class AmnesiacHAT(AdaHAT):
             self._remember(self.running, outcome)
         return figures
 
+    def _memory(self, task: int) -> Reservoir:
+        place = (self._seed, type(self).__name__, "memory", task)
+        return Reservoir(self._spec, self._hyper.replay, self._device, *place, logits=True)
+
     def _remember(self, task: int, outcome: Outcome) -> None:
-        """Let each example of the minibatch take a random place among all seen; the first places are the memory."""
-        x, y = outcome.x, outcome.y
+        """Keep some examples of the minibatch; the answers to them are noted when the visit ends."""
         if task not in self.memories:
-            none = torch.empty(0, device=self._device)
-            self.memories[task] = Memory(
-                x=x[:0], y=y[:0], logits=none, outputs=outcome.outputs, seen=0, damaged=none.int()
-            )
-        memory = self.memories[task]
-        draws = torch.rand(len(x), generator=self.generator("memory", task, memory["seen"]), dtype=torch.float64)
-        kept = [memory["x"], memory["y"]]
-        for row, draw in enumerate(draws.tolist()):
-            place = memory["seen"] if memory["seen"] < self._hyper.replay else int(draw * (memory["seen"] + 1))
-            memory["seen"] += 1
-            for number, values in enumerate((x, y)):
-                if place == len(kept[number]) < self._hyper.replay:
-                    kept[number] = torch.cat([kept[number], values[row : row + 1]])
-                elif place < len(kept[number]):
-                    kept[number][place] = values[row]
-        memory["x"], memory["y"] = kept
+            self.memories[task] = self._memory(task)
+            self.damaged[task] = torch.empty(0, dtype=torch.int32, device=self._device)
+        unanswered = torch.zeros(len(outcome.x), self._spec.output_size, device=self._device)
+        self.memories[task].insert(examples_of(outcome, unanswered))
 
     def _damage(self, removed: Sequence[int]) -> None:
         """Note what removed tasks used in the memories of the tasks that were trained since they came."""
@@ -553,17 +493,16 @@ class AmnesiacHAT(AdaHAT):
                 continue
             used = self._flat(self._support(ever))
             for reader in set(self.order[self.order.index(task) :]).intersection(self.memories):
-                memory = self.memories[reader]
-                flags = used.index_fill(0, memory["damaged"].long(), 1)
-                memory["damaged"] = flags.nonzero().flatten().int()
+                flags = used.index_fill(0, self.damaged[reader].long(), 1)
+                self.damaged[reader] = flags.nonzero().flatten().int()
 
     def _repair(self) -> tuple[int, dict[int, int]]:
         """Train damaged weights that remaining tasks read on the examples of these; return how many, and examples."""
         damaged = torch.zeros_like(self._layer, dtype=torch.bool)
         readers = []
-        for task, memory in self.memories.items():
+        for task, entries in self.damaged.items():
             if task != self.running:
-                here = memory["damaged"].long()
+                here = entries.long()
                 here = here[self._reads(task)[here]]
                 damaged[here] = True
                 readers += [task] if len(here) else []
@@ -580,12 +519,12 @@ class AmnesiacHAT(AdaHAT):
                 optimizer.step()
                 protection.restore()
         self._record(_REPAIR, None)
-        return int(damaged.sum()), {task: len(self.memories[task]["x"]) for task in readers}
+        return int(damaged.sum()), {task: self.memories[task].size for task in readers}
 
     def _replayed(self, task: int) -> Tensor:
         """Return the loss on a task's memory: distance from the answers it gave, and from the targets."""
-        memory, record = self.memories[task], self.tasks[task]
-        outputs = self._answer(memory["x"], record, self._gate(task, record))[:, : memory["outputs"]]
-        criterion = F.mse_loss if memory["y"].is_floating_point() else F.cross_entropy
-        answers = memory["logits"][:, : memory["outputs"]]
-        return _DISTIL * F.mse_loss(outputs, answers) + _LABELS * criterion(outputs, memory["y"])
+        memory, record, outputs = self.memories[task], self.tasks[task], self._spec.outputs(task)
+        answers = self._answer(memory["x"], record, self._gate(task, record))[:, :outputs]
+        y, z = memory["y"], memory["z"][:, :outputs]
+        loss = loss_of(answers, y[:, :outputs] if y.is_floating_point() else y)
+        return _DISTIL * F.mse_loss(answers, z) + _LABELS * loss

@@ -50,10 +50,10 @@ def test_traces_add_up_to_the_parameters_after_every_visit(life, options):
     for visit in range(1, 7):
         play(env, agent, 8)
         assert adds_up(agent)
-        own = [task for task, absent in zip(agent.visits, agent.without, strict=True) if absent == -1]
+        own = [task for task, absent in zip(agent.traces.tasks, agent.traces.without, strict=True) if absent == -1]
         assert own == [0, 1, 2, 0, 1, 0][:visit]
         dense = agent._flat(agent._initial).double()
-        for _, index, values in agent._traces():
+        for _, index, values in agent._counted():
             dense += torch.zeros_like(dense).index_put((index,), values)
         assert torch.equal(dense, agent.total)
 
@@ -62,7 +62,7 @@ def test_traces_in_single_precision_would_not_add_up(life):
     """Why they are kept in double."""
     env, agent = life((0, 1, 2))
     play(env, agent)
-    agent.values = agent.values.float().double()
+    agent.traces.values = agent.traces.values.float().double()
     assert not adds_up(agent)
 
 
@@ -82,7 +82,7 @@ def test_only_one_task_moves_a_weight_in_use_under_hard_protection(life):
         env, agent = life((0, 1, 2), **options)
         play(env, agent)
         movers = torch.zeros_like(agent.total)
-        for _, index, values in agent._traces():
+        for _, index, values in agent._counted():
             movers[index] += (values != 0).double()
         assert movers.max() == most
 
@@ -157,7 +157,7 @@ def test_what_only_the_removed_task_used_is_initial_again(life, options):
     own = agent._flat(agent._support(agent.tasks[1]["mask"]))
     others = agent._flat(agent._union([agent.tasks[task]["mask"] for task in (0, 2)]))
     touched = torch.zeros_like(own)
-    for task, index, _ in agent._traces():
+    for task, index, _ in agent._counted():
         touched[index] |= task == 1
     answers = {task: agent.predict(X, task) for task in (0, 2)}
     receipt = agent.unlearn(request(1))
@@ -217,7 +217,7 @@ def test_requests_at_every_step_keep_the_ledger_right(life, options):
             settings = {"requests": Script((unlearn(task, step=step),)), "recurrence": "relearn"}
             env, agent = life(rounds, settings=settings, **options)
             play(env, agent, step + 1)
-            assert task not in agent.visits
+            assert task not in agent.traces.tasks
             play(env, agent)
             assert torch.equal(agent.total.float(), agent._flat(agent._shared))
             start = agent._flat(agent._initial)
@@ -251,7 +251,8 @@ def test_any_requests_at_any_steps_in_any_order(life, options, rounds, moments):
         assert same(agent, twin)
         assert adds_up(agent)
         assert agent.tasks.keys().isdisjoint(known)
-        assert {*agent.visits, *agent.without, *agent.memories, *agent.shadows}.isdisjoint(known)
+        assert {*agent.traces.tasks, *agent.memories, *agent.damaged, *agent.shadows}.isdisjoint(known)
+        assert all(trace.counts for trace in agent.traces if trace.without in known)  # backups, now in their place
         free = ~agent._live()
         assert torch.equal(agent._flat(agent._shared)[free], start[free])
     play(env, agent)
@@ -264,11 +265,11 @@ def test_a_task_that_comes_back_is_a_new_one(life):
     options = {"requests": Script((unlearn(0, step=11),)), "recurrence": "relearn"}
     env, agent = life((0, 1, 0), settings=options)
     play(env, agent)
-    assert agent.visits == [1, 1, 0]  # the request cut the visit to task 1 in two
+    assert agent.traces.tasks == [1, 1, 0]  # the request cut the visit to task 1 in two
     assert agent.order == [1, 0]
     env, agent = life((0, 1, 0))
     play(env, agent).unlearn(request(0))
-    assert agent.visits == [1]
+    assert agent.traces.tasks == [1]
 
 
 def test_refused_requests_change_nothing(life):
@@ -315,8 +316,7 @@ def test_dividing_by_the_rate_gives_the_unprotected_update(life, steps):
         loss = sum((p * slope).sum() for p, slope in zip(agent._shared, slopes, strict=True))
         agent.learn(loss + sum((0 * p).sum() for p in head))
     agent._record(1, agent._counts)
-    length = agent.lengths[-1]
-    index, values, rates = (part[-length:] for part in (agent.index.long(), agent.values, agent.rates))
+    *_, (_, _, _, index, values, rates) = agent.traces
     free = -0.05 * steps * agent._flat(slopes)[index]
     shrunk = used[index]
     assert (rates < 1).equal(shrunk)
@@ -344,8 +344,8 @@ def test_the_next_occupant_is_compensated_and_nobody_else(life, options):
 def test_a_visit_cut_in_two_remembers_its_rates(life):
     env, agent = life((0, 1), **RATE)
     play(env, agent, 12).unlearn(request(0))
-    assert agent.visits == [1]
-    assert 0 < agent.rates.min() < 1
+    assert agent.traces.tasks == [1]
+    assert 0 < agent.traces.rates.min() < 1
 
 
 @pytest.mark.parametrize(
@@ -367,7 +367,7 @@ def test_compensation_where_it_has_no_meaning_is_refused(life, options, message)
 
 def backups(agent):
     """Return for every trace of a backup: the task it does without, its own, and whether it counts."""
-    rows = zip(agent.without, agent.visits, agent.counts, strict=True)
+    rows = zip(agent.traces.without, agent.traces.tasks, agent.traces.counts, strict=True)
     return [row for row in rows if row[0] != -1]
 
 
@@ -426,7 +426,7 @@ def test_a_request_puts_the_backup_in_place(life, options):
     shadow = agent._flat(shadows[0])
     plain = AmnesiacHAT(env.stream_spec, **{**vars(agent.hyperparameters), "backup": "none"})
     plain.load_state_dict(agent.state_dict())
-    plain._drop([absent != -1 for absent in plain.without])
+    plain.traces.drop([absent != -1 for absent in plain.traces.without])
     masks = [agent._flat(agent._support(agent.tasks[task]["mask"])) for task in range(2)]
     both = masks[0] & masks[1]
     receipts = [each.unlearn(request(0)) for each in (agent, plain)]
@@ -483,8 +483,8 @@ def test_pruning_undoes_small_updates_and_keeps_the_sum(life):
     runs = [life((0,), prune=prune) for prune in (0.0, 0.005)]
     full, pruned = (play(*run) for run in runs)
     assert adds_up(pruned)
-    assert len(pruned.values) < len(full.values)
-    assert pruned.values.abs().min() >= 0.005 > full.values.abs().min()
+    assert len(pruned.traces.values) < len(full.traces.values)
+    assert pruned.traces.values.abs().min() >= 0.005 > full.traces.values.abs().min()
     difference = (full.total - pruned.total).abs().max()
     assert 0 < difference <= 0.005
     with pytest.raises(SettingsError, match="prune"):
@@ -499,7 +499,7 @@ def test_permanent_visits_are_folded_into_one_base(life, options):
     state, world = agent.state_dict(), env.state_dict()
     for task, left in ((1, [0, 1, 2]), (0, [2])):
         agent.on_permanence(Permanence(24, task))
-        assert agent.visits == left
+        assert agent.traces.tasks == left
         assert adds_up(agent)
     folded = agent.state_dict()
     outcomes = []
@@ -510,7 +510,7 @@ def test_permanent_visits_are_folded_into_one_base(life, options):
         agent.unlearn(request(2))
         play(env, agent)
         outcomes.append((shared(agent), env.score.losses.tolist(), tensors(agent.tasks)))
-    assert agent.visits == []
+    assert agent.traces.tasks == []
     assert outcomes[0][1] == outcomes[1][1]
     assert all_equal(outcomes[0][0] + outcomes[0][2], outcomes[1][0] + outcomes[1][2])
 
@@ -521,7 +521,7 @@ def test_receipts_tell_bytes(life):
     size = agent.memory()
     receipt = agent.unlearn(request(1))
     assert receipt.bytes_freed == size - agent.memory() > 0
-    assert f"{agent.index.nbytes + agent.values.nbytes} bytes of traces" in receipt.detail
+    assert f"{agent.traces.index.nbytes + agent.traces.values.nbytes} bytes of traces" in receipt.detail
 
 
 @pytest.mark.parametrize("options", [SOFT, RATE])
@@ -544,7 +544,7 @@ REPLAY = {"replay": 12, "replay_steps": 5, "alpha": 0.1}
 
 def repaired(agent):
     """Return the entries that repairs moved."""
-    return [index for task, index, _ in agent._traces() if task == -1]
+    return [index for task, index, _ in agent._counted() if task == -1]
 
 
 def test_repair_moves_only_what_the_removed_task_used_and_others_read(life):
@@ -607,19 +607,3 @@ def test_exact_requests_repair_nothing_and_keep_no_example(life):
     assert (receipt.level, receipt.samples) == (Exactness.EXACT, 0)
     assert same(agent, before)
     assert list(agent.memories) == [0, 1]
-
-
-def test_memories_hold_each_example_as_likely_as_any(life):
-    """320 examples, 20 kept of each of 40 lives: half of them from the second half of the stream, within 4 sigma."""
-    agent = life((0,), replay=20)[1]
-    outcome = Outcome(0, torch.empty(0), torch.empty(0), 0, 3, torch.tensor(0.0))
-    late = 0
-    for task in range(40):
-        for start in range(0, 320, 4):
-            x = torch.arange(start, start + 4.0)[:, None]
-            agent._remember(task, outcome._replace(x=x, y=x[:, 0].long()))
-        memory = agent.memories[task]
-        assert (memory["seen"], len(memory["x"])) == (320, 20)
-        assert torch.equal(memory["x"][:, 0].long(), memory["y"])
-        late += int((memory["x"] >= 160).sum())
-    assert abs(late - 400) < 4 * (800 * 0.25) ** 0.5
