@@ -28,7 +28,7 @@ def _small_fashion_mnist(monkeypatch, data_folder):
 
 def test_all_are_registered():
     families = ["PermutedDigits", "RotatedDigits", "PermutedFashionMNIST", "RotatedFashionMNIST"]
-    names = ["ManyGaussians", "OsakaEpisodic", "SplitDigits", "SplitFashionMNIST", "TwoGaussians"]
+    names = ["ManyGaussians", "OsakaEpisodic", "ScrambledDigits", "SplitDigits", "SplitFashionMNIST", "TwoGaussians"]
     names += [f"Toy{name}" for name in ("Fourier", "Polynomial", "RBF", "Sigmoid", "ThreePolynomials")]
     names += [prefix + data for prefix in ("", "CLPU", "AmnesiacHAT5", "AmnesiacHAT20") for data in families]
     assert sorted(f"clenv/{name}-v0" for name in names) == IDS
