@@ -326,6 +326,7 @@ class AmnesiacHAT(AdaHAT):
         self._damage(removed)
         receipt = super().unlearn(request)
         replaced = self._use_backups(removed)
+        undone = sum(len(trace.entries) for trace in self.traces if trace.task == _REPAIR)
         self.traces.drop([task in removed or task == _REPAIR for task in self.traces.tasks])
         for kept in (self.memories, self.damaged):
             for task in kept.keys() - self.tasks.keys():
@@ -344,6 +345,8 @@ class AmnesiacHAT(AdaHAT):
         if changed and level is Exactness.ISOLATED:
             level, detail = Exactness.INTERFACE, "outputs of remaining tasks changed"
         detail += f"; {self._size([self.traces.state_dict(), self.base])} bytes of traces left"
+        if undone:
+            detail += f"; earlier repairs of {undone} weights undone"
         if replaced:
             detail += f"; {replaced} weights mended by backups"
         if examples:

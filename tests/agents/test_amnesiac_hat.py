@@ -573,6 +573,7 @@ def test_no_repair_outlives_an_example_that_went_into_it(life):
     agent.unlearn(request(0))
     [before] = repaired(agent)
     receipt = agent.unlearn(request(1))
+    assert f"earlier repairs of {len(before)} weights undone" in receipt.detail
     assert receipt.detail.endswith("examples of tasks [2]")
     [after] = repaired(agent)
     start = agent._flat(agent._initial)
