@@ -134,7 +134,7 @@ class Memory:
     @property
     def capacity(self) -> int:
         """Rows there are."""
-        return len(self.columns["x"])
+        return self.columns["x"].shape[0]
 
     @property
     def row_bytes(self) -> int:
@@ -307,7 +307,12 @@ class Archive(Memory):
             room = max(self.size, 2 * self.capacity) - self.capacity
             for name, column in self.columns.items():
                 self.columns[name] = torch.cat([column, column.new_zeros(room, *column.shape[1:])])
-        self.write(range(first, self.size), examples, range(len(x)))
+        for name, column in self.columns.items():
+            value, rows = examples[name], column[first : self.size]
+            if isinstance(value, int):
+                rows.fill_(value)
+            else:  # targets of a task may have fewer columns than the widest
+                (rows if value.shape == rows.shape else rows[:, : value.shape[1]]).copy_(value)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as plain containers and tensors: the rows in use."""
@@ -351,12 +356,13 @@ class Balanced(Memory):
         """Insert examples, one after the other."""
         x = examples["x"]
         assert isinstance(x, Tensor)  # for the type checker
+        capacity = self.capacity
         last: dict[int, int] = {}  # of several for one slot the last one stays
         for row, label in enumerate(self._classes(examples, len(x))):
             mine = self.slots.setdefault(label, [])
-            if self.size < self.capacity:
+            if self.size < capacity:
                 slot, self.size = self.size, self.size + 1
-            elif len(mine) * len(self.slots) < self.capacity:
+            elif len(mine) * len(self.slots) < capacity:
                 most = max(self.slots.values(), key=len)
                 slot = most.pop(int(self.draws.take(1)[0] * len(most)))
             else:

@@ -84,12 +84,12 @@ class Rehearsing(Finetune):
     # Examples of several tasks
 
     def slots(self, memory: Memory, rows: Tensor) -> list[int]:
-        """Return the head of each of some examples."""
-        slots: list[int] = memory.at("task", rows).tolist() if self._head_per_task else [0] * len(rows)
+        """Return the head of each of some examples; where there is one for all, that one alone."""
+        slots: list[int] = memory.at("task", rows).tolist() if self._head_per_task else [0]
         return slots
 
     def answers(self, x: Tensor, slots: Sequence[int]) -> Tensor:
-        """Answer inputs, each through its own head, with the graph; shape ``(n, output_size)``."""
+        """Answer inputs, each through its own head or all through one, with the graph; shape ``(n, output_size)``."""
         h = self._backbone.forward(x, self.weights, self.biases)
         used = list(dict.fromkeys(slots))
         if len(used) == 1:
@@ -111,9 +111,11 @@ class Rehearsing(Finetune):
         """
         targets = memory.at(target, rows)
         if not self._ragged:
+            if self._width < answers.shape[1]:  # a view costs as much as a small layer
+                answers = answers[:, : self._width]
             if targets.is_floating_point():
                 targets = targets[:, : self._width]
-            return loss_of(answers[:, : self._width], targets)
+            return loss_of(answers, targets)
         outputs = memory.at("outputs", rows)[:, None]
         inside = torch.arange(answers.shape[1], device=answers.device) < outputs
         if not targets.is_floating_point():
