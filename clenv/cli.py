@@ -40,6 +40,7 @@ from clenv.table import table
 from clenv.task import Task
 
 _FOLDER = "runs/{scenario}-{agent}-{seed}"
+_LONG = 10.0  # seconds of a run from which on a second process for its audit is worth its start
 _KINDS = tyro.constructors.ConstructorRegistry()
 
 
@@ -318,7 +319,7 @@ def _audit(
     folder: tyro.conf.Positional[str],
     at: Literal["each", "end"] = "each",
     mask: Literal["own", "all-ones", "mean-live"] = "own",
-    processes: int = 2,
+    processes: int | None = None,
     cache: str | None = None,
     progress: bool = True,
 ) -> int:
@@ -330,13 +331,16 @@ def _audit(
         folder: The folder of the run.
         at: Judge each request by the agent right after it, or all of them together at the end of the stream.
         mask: Read features through the mask each task had, through none, or as the mean over those that remain.
-        processes: How many processes train counterfactual agents; 1: this one.
+        processes: How many processes train counterfactual agents; 1: this one; None: 2, or this one after a short run,
+            as a process takes longer to start than it saves.
         cache: Folder where those are kept, for later audits too; None: .counterfactuals beside the run's folder.
         progress: Whether to show a progress bar, if the output is a terminal.
     """
     from clenv.evaluation.audit import audit_folder
     from clenv.evaluation.page import overview, page, save
 
+    if processes is None:
+        processes = 2 if read(Path(folder))["seconds"] > _LONG else 1
     found = audit_folder(folder, at=at, mask=mask, processes=processes, cache=cache, progress=progress)
     if not len(found):
         say(f"nothing was unlearned in the run in {folder}: there is nothing to audit\n")

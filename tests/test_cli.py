@@ -203,7 +203,7 @@ def test_audit_prints_a_page_a_request_and_writes_its_verdicts(clenv_command):
     options = ["--no-tensorboard", "--requests", "Script", f"commands=[{command}]"]
     for agent, folder in (("cheaters:HeadOnly", "head"), ("independent", "networks")):
         clenv_command("run", "cheaters:audited/Blobs-v0", agent, "--folder", f"runs/{folder}", *options)
-    code, out, _ = clenv_command("audit", "runs/head", "--processes", "1")
+    code, out, _ = clenv_command("audit", "runs/head")
     assert code == 1
     assert "After step 35: unlearn blob-0\nclaimed ISOLATED, measured INTERFACE: the claim FAILS" in out
     assert "outputs: JSD" in out
