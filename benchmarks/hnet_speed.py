@@ -9,21 +9,23 @@ minute.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from hat_family import BATCH, HIDDEN, INPUTS, KNOWN, ROUND, ROUNDS, make_tasks
-from overhead import CLASSES, batches, compare, make_layers
+from by_hand import CLASSES, Step, Times, batches, make_layers, make_tasks, print_head, print_row
 from torch import Tensor, nn
 
 import clenv
 from clenv.rng import torch_generator
 
+INPUTS, HIDDEN, BATCH = 64, (200, 200), 32
 CHUNK, UNITS, SIZE, BETA, RATE = 2048, 32, 16, 0.01, 1e-3
+STEPS, ROUNDS = 10, 300  # that teach a task; rounds of the visit that is measured
+KNOWN = (2, 10, 40)
+BLOCK, BLOCKS = 5, 100
 
 
-def by_hand(task: clenv.Task, known: int, protected: int) -> Callable[[], None]:
+def by_hand(task: clenv.Task, known: int, protected: int) -> Step:
     """Return one step in which some of the known tasks are protected."""
     shapes = [(HIDDEN[0], INPUTS), (HIDDEN[0],), (HIDDEN[1], HIDDEN[0]), (HIDDEN[1],), (CLASSES, HIDDEN[1]), (CLASSES,)]
     sizes = [math.prod(shape) for shape in shapes]
@@ -81,30 +83,31 @@ def by_hand(task: clenv.Task, known: int, protected: int) -> Callable[[], None]:
     return step
 
 
-def in_world(tasks: list[clenv.Task], subset: int | None) -> Callable[[], None]:
+def in_world(tasks: list[clenv.Task], subset: int | None) -> Step:
     """Return one step of an agent that knows all tasks but the last, which it is learning for the first time."""
     schedule = (*range(len(tasks) - 1), *([len(tasks) - 1] * ROUNDS))
-    env = clenv.ContinualEnv(tasks, clenv.Settings(round_length=ROUND, batch_size=BATCH, schedule=schedule))
+    env = clenv.ContinualEnv(tasks, clenv.Settings(round_length=STEPS, batch_size=BATCH, schedule=schedule))
     agent = clenv.make_agent("hnet", env, hidden=HIDDEN, chunk=CHUNK, subset=subset)
     env.reset(seed=0)
-    for _ in range((len(tasks) - 1) * ROUND + 10):
+    for _ in range((len(tasks) - 1) * STEPS + 10):
         env.step(agent)
-
-    def step() -> None:
-        env.step(agent)
-
-    return step
+    return lambda: env.step(agent)
 
 
 def main() -> None:
     """Print the table."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    tasks = make_tasks(max(KNOWN) + 1)
-    print(f"{'tasks protected in a step':32}{'tasks known':>12}{'by hand':>10}{'world':>10}{'ratio':>8}")
+    tasks = make_tasks(INPUTS, max(KNOWN) + 1, rows=500)
+    print_head("tasks protected in a step", "tasks known", "by hand, us", "world, us", "ratio")
     for subset, known in (*((1, known) for known in KNOWN), (None, KNOWN[1])):
-        hand, world, ratio = compare(by_hand(tasks[0], known, subset or known), in_world(tasks[: known + 1], subset))
-        print(f"{subset or 'all':<32}{known:12}{hand:8.0f}us{world:8.0f}us{ratio:8.3f}", flush=True)
+        loops = {
+            "hand": by_hand(tasks[0], known, subset or known),
+            "world": in_world(tasks[: known + 1], subset),
+        }
+        times = Times(loops, BLOCK, BLOCKS)
+        figures = (f"{times.step('hand'):.0f}", f"{times.step('world'):.0f}", f"{times.ratio('world', 'hand'):.3f}")
+        print_row(subset or "all", known, *figures)
 
 
 if __name__ == "__main__":
