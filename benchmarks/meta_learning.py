@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from by_hand import Net, Step, Times, make_tasks, print_head, print_row
+from by_hand import ROUND, Net, Step, Times, make_tasks, print_head, print_row
 from torch import Tensor, nn
 
 import clenv
@@ -179,7 +179,9 @@ def anml_meta() -> Step:
 
 def in_world(agent_name: str, options: dict[str, Any], settings: dict[str, Any]) -> Step:
     """Return one step of an agent on a stream that does not end, after what there is of pre-training."""
-    env = clenv.ContinualEnv(make_tasks(INPUTS, 3), clenv.Settings(batch_size=BATCH, **BLIND, **settings))
+    env = clenv.ContinualEnv(
+        make_tasks(INPUTS, 3), clenv.Settings(batch_size=BATCH, round_length=ROUND, **BLIND, **settings)
+    )
     agent = clenv.make_agent(agent_name, env, hidden=UNITS, **options)
     env.reset(seed=0)
     if settings.get("pretrain_steps") == BLOCK:
