@@ -47,12 +47,13 @@ def test_own_scenario(capsys):
 
 
 def test_meta_mask_falls_and_switches_but_does_not_beat_plain_sgd_at_its_best_rate():
-    """Forty epochs of eight fixed seeds.
+    """Forty epochs of sixteen fixed seeds.
 
-    Over 64 seeds the median fall is 20 %; single seeds fell by -35 to 43 %, the medians of eight by 7 to 26 %.
+    Over 64 seeds the median fall is 20 %; single seeds fell by -35 to 43 %, the medians of eight by 7 to 26 %,
+    which is too wide to hold eight to the note's 10 %.
     """
     example = runpy.run_path(str(EXAMPLES / "meta_mask.py"), run_name="meta_mask")
-    seeds, play, opened = range(8, 16), example["play"], torch.ones(4, 18, 8, 2)
+    seeds, play, opened = range(16), example["play"], torch.ones(4, 18, 16, 2)
     masked = example["train"](example["make_learner"](), 40, seeds)
     assert example["fall"](masked).quantile(0.5) > 0.1
     assert (example["changes"](masked).abs().amax((0, 2)) > 0.5).sum() >= 2
