@@ -33,7 +33,7 @@ from clenv.bench.statistics import Estimate, mean_of_known, profile, relative_to
 from clenv.bench.words import digits_for, number, p_value, with_interval
 from clenv.draw import Life, lives, order_of_task
 from clenv.errors import CheckpointError, ClenvWarning
-from clenv.evaluation.page import METRICS, costs
+from clenv.evaluation.page import page as verdict_page
 from clenv.evaluation.verdict import Verdict
 from clenv.events import event_from_plain
 from clenv.folder import Folder
@@ -398,8 +398,8 @@ def _verdicts(run: Run, order: Mapping[str, int]) -> list[dict[str, Any]]:
 
 
 def _verdict(verdict: Verdict) -> dict[str, Any]:
-    closed = {name: gap.closed for name, gap in verdict.distances.items() if not math.isnan(gap.closed)}
     faster = [number(again.ratio, 2) for again in verdict.relearning.values()]
+    found = [attack.verdict for attack in verdict.attacks.values()]
     return {
         "step": verdict.step,
         "tasks": ", ".join(verdict.tasks),
@@ -407,19 +407,25 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
         "measured": verdict.measured.name.lower(),
         "levels": (int(verdict.claimed), int(verdict.measured)),
         "holds": verdict.holds,
-        "why": [*verdict.reasons, *verdict.leaks, *(f"left over: {place}" for place in verdict.leftovers)],
-        "closed": min(closed.values(), default=math.nan),
-        "closed_text": ", ".join(f"{METRICS[name]} {value:.0%}" for name, value in closed.items()) or "-",
+        "why": [] if verdict.holds else list(verdict.reasons),
+        "leaks": len(verdict.leaks),
+        "closed": [_closed(verdict, ("output_jsd", "output_rms")), _closed(verdict, ("cosine",))],
         "accuracy": None
         if verdict.accuracy is None
         else [number(x) for x in (verdict.accuracy.main, verdict.accuracy.reference, verdict.accuracy.full)],
-        "attacks": ", ".join(f"{name}: {attack.verdict}" for name, attack in verdict.attacks.items()) or "-",
+        "attacks": next((each for each in ("leaks", "passed", "uninformative") if each in found), "-"),
         "relearning": ", ".join(faster) or "-",
         "difference": number(verdict.accuracy_difference),
         "seconds": math.nan if verdict.cost is None else verdict.cost.seconds,
         "retraining": math.nan if verdict.cost is None else verdict.cost.retrain_seconds,
-        "cost": [] if verdict.cost is None else costs(verdict.cost),
+        "page": verdict_page(verdict),
     }
+
+
+def _closed(verdict: Verdict, metrics: Sequence[str]) -> str:
+    """Return the share of the gap that was closed, in the first of the metrics that there is."""
+    shares = [verdict.distances[name].closed for name in metrics if name in verdict.distances]
+    return f"{shares[0]:.0%}" if shares and not math.isnan(shares[0]) else "-"
 
 
 def _group(group: Group, order: Mapping[str, int]) -> dict[str, Any]:

@@ -94,11 +94,11 @@ def _cost(verdict: Verdict) -> str:
         f"Since then, minus never asked: accuracy of the remaining tasks {gained}; summed online loss saved {saved}"
     ]
     if verdict.cost is not None:
-        lines += costs(verdict.cost)
+        lines += _costs(verdict.cost)
     return "\n".join(lines) + "\n"
 
 
-def costs(cost: Cost) -> list[str]:
+def _costs(cost: Cost) -> list[str]:
     """Return what a request cost, a sentence each: time and examples, memory, steps, capacity."""
     anew = f"{cost.retrain_seconds:.1f} s, {cost.retrain_samples} examples"
     off = "" if math.isnan(cost.overhead) else f"; {cost.overhead:.2f} times as with unlearning switched off"

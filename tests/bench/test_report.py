@@ -191,9 +191,11 @@ def test_verdicts_and_receipts(page):
     (verdicts,) = page.all("table", id="verdicts")
     assert verdicts["text"].count("✗ does not hold") == 1
     assert verdicts["text"].count("✓ holds") == 2
-    assert "1.25 times as with unlearning switched off" in verdicts["text"]
-    assert "free after 0 steps, used again after 9" in verdicts["text"]
-    assert "outputs of blob-0 changed" in verdicts["text"]
+    pages = [part["text"] for part in page.all("details") if part["text"].startswith("All that was measured")]
+    assert len(pages) == 3
+    assert ": outputs of blob-0 changed" in pages[0].splitlines()[0]
+    for sentence in ("1.25 times as with unlearning switched off", "free after 0 steps, used again after 9"):
+        assert all(sentence in text for text in pages)
     (receipts,) = page.all("table", id="receipts")
     assert "blob-1" in receipts["text"]
     assert "interface" in receipts["text"]
