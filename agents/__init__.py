@@ -25,7 +25,7 @@ for _name, _path in {
     "ewc-online": "clenv.agents.ewc:OnlineEWC",
     "finetune": "clenv.agents.finetune:Finetune",
     "from-scratch": "clenv.agents.from_scratch:FromScratch",
-    "gdumb": "clenv.agents.joint:GDumb",
+    "gdumb": "clenv.agents.gdumb:GDumb",
     "gem": "clenv.agents.gem:GEM",
     "hat": "clenv.agents.hat:HAT",
     "hnet": "clenv.agents.hnet:HNET",

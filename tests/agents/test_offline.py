@@ -6,7 +6,8 @@ from replay_lives import WORLDS, finish, live, request, same, world
 
 import clenv
 from clenv.agents.cumulative import Cumulative
-from clenv.agents.joint import GDumb, Joint
+from clenv.agents.gdumb import GDumb
+from clenv.agents.joint import Joint
 from clenv.agents.memory import Archive, Balanced, Draws
 from clenv.errors import SettingsError
 from clenv.evaluation.leftovers import search
