@@ -84,7 +84,9 @@ def test_gradient_of_a_linear_generator():
     theta.requires_grad_()
     R = output_penalty(h.weights([theta, bias], e), h.weights([start, bias], e), 0.7)
     (gradient,) = torch.autograd.grad(R, theta)
-    assert torch.allclose(gradient, 2 * 0.7 / 3 * (theta - start) @ (e.T @ e), rtol=1e-10)
+    expected = 2 * 0.7 / 3 * (theta - start) @ (e.T @ e)
+    assert torch.allclose(gradient, expected, rtol=1e-10)
+    assert not torch.allclose(gradient, 3 * expected, rtol=0.1)  # the sum over tasks instead of the mean
 
 
 def test_only_the_lookahead_resists_from_the_first_step(make_tasks):
