@@ -185,6 +185,22 @@ def hat(
     return step
 
 
+# Agents in the world
+
+TAUGHT, ROUNDS = 10, 300  # steps that teach a task; rounds of the visit that is measured
+
+
+def knowing(agent_name: str, tasks: Sequence[clenv.Task], batch_size: int, **options: Any) -> Step:
+    """Return one step of an agent that knows all tasks but the last, which it is learning for the first time."""
+    schedule = (*range(len(tasks) - 1), *([len(tasks) - 1] * ROUNDS))
+    env = clenv.ContinualEnv(tasks, clenv.Settings(round_length=TAUGHT, batch_size=batch_size, schedule=schedule))
+    agent = clenv.make_agent(agent_name, env, **options)
+    env.reset(seed=0)
+    for _ in range((len(tasks) - 1) * TAUGHT + 10):
+        env.step(agent)
+    return lambda: env.step(agent)
+
+
 # Times
 
 

@@ -10,13 +10,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from by_hand import Rule, Step, Times, hat, make_tasks, print_head, print_row
-
-import clenv
+from by_hand import Rule, Times, hat, knowing, make_tasks, print_head, print_row
 
 TARGET = 1.3
 INPUTS, HIDDEN, BATCH = 64, (200, 200), 32
-STEPS, ROUNDS = 10, 300  # that teach a task; rounds of the visit that is measured
 KNOWN = (2, 10, 40)
 BLOCK, BLOCKS = 5, 160
 
@@ -40,17 +37,6 @@ CASES = (
 )
 
 
-def in_world(case: Case, tasks: list[clenv.Task]) -> Step:
-    """Return one step of an agent that knows all tasks but the last, which it is learning for the first time."""
-    schedule = (*range(len(tasks) - 1), *([len(tasks) - 1] * ROUNDS))
-    env = clenv.ContinualEnv(tasks, clenv.Settings(round_length=STEPS, batch_size=BATCH, schedule=schedule))
-    agent = clenv.make_agent(case.agent, env, hidden=HIDDEN, **case.options)
-    env.reset(seed=0)
-    for _ in range((len(tasks) - 1) * STEPS + 10):
-        env.step(agent)
-    return lambda: env.step(agent)
-
-
 def main() -> None:
     """Print the table."""
     torch.set_num_threads(1)
@@ -63,7 +49,7 @@ def main() -> None:
         for known in KNOWN:
             loops = {
                 "hand": hat(INPUTS, HIDDEN, tasks[0], BATCH, case.rule),
-                "world": in_world(case, tasks[: known + 1]),
+                "world": knowing(case.agent, tasks[: known + 1], BATCH, hidden=HIDDEN, **case.options),
             }
             ratios.append(Times(loops, BLOCK, BLOCKS).ratio("world", "hand"))
         print_row(case.name, *(f"{ratio:.3f}" for ratio in ratios))

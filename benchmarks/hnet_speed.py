@@ -12,7 +12,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from by_hand import CLASSES, Step, Times, batches, make_layers, make_tasks, print_head, print_row
+from by_hand import CLASSES, Step, Times, batches, knowing, make_layers, make_tasks, print_head, print_row
 from torch import Tensor, nn
 
 import clenv
@@ -20,7 +20,6 @@ from clenv.rng import torch_generator
 
 INPUTS, HIDDEN, BATCH = 64, (200, 200), 32
 CHUNK, UNITS, SIZE, BETA, RATE = 2048, 32, 16, 0.01, 1e-3
-STEPS, ROUNDS = 10, 300  # that teach a task; rounds of the visit that is measured
 KNOWN = (2, 10, 40)
 BLOCK, BLOCKS = 5, 100
 
@@ -83,17 +82,6 @@ def by_hand(task: clenv.Task, known: int, protected: int) -> Step:
     return step
 
 
-def in_world(tasks: list[clenv.Task], subset: int | None) -> Step:
-    """Return one step of an agent that knows all tasks but the last, which it is learning for the first time."""
-    schedule = (*range(len(tasks) - 1), *([len(tasks) - 1] * ROUNDS))
-    env = clenv.ContinualEnv(tasks, clenv.Settings(round_length=STEPS, batch_size=BATCH, schedule=schedule))
-    agent = clenv.make_agent("hnet", env, hidden=HIDDEN, chunk=CHUNK, subset=subset)
-    env.reset(seed=0)
-    for _ in range((len(tasks) - 1) * STEPS + 10):
-        env.step(agent)
-    return lambda: env.step(agent)
-
-
 def main() -> None:
     """Print the table."""
     torch.set_num_threads(1)
@@ -103,7 +91,7 @@ def main() -> None:
     for subset, known in (*((1, known) for known in KNOWN), (None, KNOWN[1])):
         loops = {
             "hand": by_hand(tasks[0], known, subset or known),
-            "world": in_world(tasks[: known + 1], subset),
+            "world": knowing("hnet", tasks[: known + 1], BATCH, hidden=HIDDEN, chunk=CHUNK, subset=subset),
         }
         times = Times(loops, BLOCK, BLOCKS)
         figures = (f"{times.step('hand'):.0f}", f"{times.step('world'):.0f}", f"{times.ratio('world', 'hand'):.3f}")
