@@ -418,7 +418,7 @@ def memory_is_flat(subject: Subject) -> None:
     for number in visits:
         agent = subject.live(subject.env(schedule=(0, 1, 2, 3) * (number // 4))).agent
         sizes.append((agent.memory(), count(agent.state_dict())))
-        if len(sizes) > 1 and all(now <= before for before, now in zip(*sizes[-2:], strict=True)):
+        if len(sizes) == 2 and all(now <= before for before, now in zip(*sizes, strict=True)):
             return
     for what, found in zip(("bytes", "values and tensors"), zip(*sizes, strict=True), strict=True):
         grown = ", ".join(f"{size} {what} after {number} visits" for size, number in zip(found, visits, strict=True))
