@@ -118,6 +118,52 @@ def test_blocks_equal_an_implementation_by_hand():
     torch.testing.assert_close(gradients, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("mask", ["history", "input", "free"])
+def test_a_block_unrolled_again_equals_one_whose_graph_was_kept_bit_for_bit(mask):
+    learner, phi, theta, batches = setting(mask)
+    leaves = {name: p.clone().requires_grad_() for name, p in phi.items()}
+    kept, past, losses = theta, [], []
+    for x, y in batches:
+        done = learner.step(kept, leaves, past, x, y, graph=True)
+        kept, past = done.theta, [*past, learner.summary(leaves, done.record)]
+        losses.append(done.loss)
+    expected = torch.autograd.grad(torch.stack(losses).sum(), list(leaves.values()))
+    steps = trajectory(learner, phi, theta, batches)
+    gradients, loss = learner.meta_gradient(phi, theta, [], batches)
+    assert same(steps[-1].theta, kept)
+    assert [step.loss.item() for step in steps] == [value.item() for value in losses]
+    assert torch.equal(loss, torch.stack(losses).sum())
+    assert same(gradients.values(), expected)
+
+
+@pytest.mark.parametrize("mask", ["history", "input", "free"])
+def test_the_meta_gradient_equals_that_of_torch_func(mask):
+    """Nested transforms: the inner gradient by `torch.func.grad_and_value`, the outer one by `torch.func.grad`."""
+    learner, phi, theta, batches = setting(mask, window=2, steps=4)
+
+    def window_loss(phi):
+        now, history, total = theta, [], 0.0
+        for x, y in batches:
+            past = [learner.mask.summary(phi, record) for record in history[-2:]]
+
+            def loss(theta, shift, x=x, y=y, past=past):
+                h = F.relu(F.linear(x, theta[0], theta[1]))
+                z = h * learner.mask(phi, past, x, h.detach())[0] + shift
+                return F.cross_entropy(F.linear(z, *theta[2:]), y), z
+
+            shift = torch.zeros(SIZE, UNITS, dtype=torch.float64)
+            (gradients, g), (value, z) = torch.func.grad_and_value(loss, argnums=(0, 1), has_aux=True)(now, shift)
+            now = tuple(p - learner.rate * gradient for p, gradient in zip(now, gradients, strict=True))
+            history.append(Record(z.detach(), SIZE * g.detach(), z.detach().mean(0)))
+            total = total + value
+        return total
+
+    expected, value = torch.func.grad_and_value(window_loss)(phi)
+    gradients, loss = learner.meta_gradient(phi, theta, [], batches)
+    torch.testing.assert_close(loss, value, rtol=0, atol=1e-12)
+    torch.testing.assert_close(gradients, expected, rtol=0, atol=1e-12)
+
+
 def test_overlapping_windows_equal_summed_versions_while_phi_stands_still():
     """One leaf a step, derivatives added up: equal as long as all versions hold the same values."""
     learner, phi, theta, batches = setting(steps=5)
