@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from clenv.agents.backbone import Architecture
-from clenv.agents.masking import HistoryMask, InnerLearner, Record, clip, make_mask
+from clenv.agents.masking import HistoryMask, InnerLearner, InputMask, Record, clip, make_mask
 from clenv.rng import torch_generator
 
 UNITS, OUTPUTS, SIZE = 3, 2, 5
@@ -22,7 +22,7 @@ def setting(mask="history", *, window=3, rate=0.7, steps=3, **options):
     backbone = Architecture(hidden=(UNITS,)).build((2,))
     learner = InnerLearner(backbone, make_mask(mask, 2, UNITS), rate, window, **options)
     phi = doubles(learner.mask.initial(torch_generator(0, "phi")))
-    phi = {name: value + 0.1 * (name == "hidden bias") for name, value in phi.items()}
+    phi = {name: value + 0.1 * (name in ("hidden bias", "bias 0")) for name, value in phi.items()}
     theta = doubles(learner.initial(OUTPUTS, torch_generator(1, "theta")))
     draws = torch_generator(2, "data")
     batches = [
@@ -230,6 +230,29 @@ def test_a_mask_below_a_tenth_is_zero_and_has_no_gradient():
     gradients, _ = learner.meta_gradient(phi, theta, [], batches)
     assert gradients["mask bias"][1] == 0
     assert gradients["mask bias"][0] != 0
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.1])
+def test_gates_of_the_input_by_hand(threshold):
+    gates = InputMask(Architecture(hidden=(4, 3)).build((2,)), 5, threshold=threshold)
+    phi = doubles(gates.initial(torch_generator(0, "phi")))
+    phi["mask bias"] = torch.linspace(-6, 6, 5).double()
+    x = torch.randn(SIZE, 2, generator=torch_generator(1, "x"), dtype=torch.float64)
+    f = F.relu(F.relu(x @ phi["weight 0"].T + phi["bias 0"]) @ phi["weight 1"].T + phi["bias 1"])
+    expected = torch.sigmoid(f @ phi["mask"] + phi["mask bias"])
+    assert (expected < 0.1).any()
+    expected[expected < threshold] = 0
+    torch.testing.assert_close(gates(phi, [], x, x), expected[None])
+
+
+def test_gates_of_images_can_be_convolutional():
+    gates = InputMask(Architecture("conv", hidden=(4,), channels=(2,)).build((1, 8, 8)), 5)
+    phi = gates.initial(torch_generator(0, "phi"))
+    assert phi["weight 0"].shape == (2, 1, 3, 3)
+    x = torch.randn(SIZE, 1, 8, 8, generator=torch_generator(1, "x"))
+    masks = gates(phi, [], x, x)
+    assert masks.shape == (1, SIZE, 5)
+    assert not torch.equal(masks[0, 0], masks[0, 1])
 
 
 def test_permuted_units_have_permuted_masks():
