@@ -47,7 +47,14 @@ def adds_up(agent):
 
 
 @pytest.mark.parametrize(
-    "options", [*MODES, *LEFT, {"prune": 1e-3}, {"revisit": "regrow"}, {"scale": "grad", "alpha": 1e-6}]
+    "options",
+    [
+        *(MODES + LEFT),
+        {"prune": 1e-3},
+        {"revisit": "regrow"},
+        {"revisit": "regrow", "free_reset": False},
+        {"scale": "grad", "alpha": 1e-6},
+    ],
 )
 def test_traces_add_up_to_the_parameters_after_every_visit(life, options):
     env, agent = life((0, 1, 2, 0, 1, 0), **options)
