@@ -331,17 +331,11 @@ class AmnesiacHAT(AdaHAT):
         self._damage(removed)
         receipt = super().unlearn(request)
         replaced = self._use_backups(removed)
-        undone = sum(len(trace.entries) for trace in self.traces if trace.task == _REPAIR)
-        self.traces.drop([task in removed or task == _REPAIR for task in self.traces.tasks])
         for kept in (self.memories, self.damaged):
             for task in kept.keys() - self.tasks.keys():
                 del kept[task]
         self.rate_sums, self.rate_steps = [], 0
-        if self._hyper.free_reset or self._hyper.reinit == "initial":
-            self._trim()
-        self.total = self._sum()
-        self._write()
-        self._fold()
+        undone = self._leave_out(removed)
         repaired, examples = self._repair()
         self._prepare()
         self._open_shadows()
@@ -362,6 +356,17 @@ class AmnesiacHAT(AdaHAT):
         return replace(
             receipt, level=level, changed=tuple(sorted(changed)), samples=samples, bytes_freed=freed, detail=detail
         )
+
+    def _leave_out(self, removed: Sequence[int]) -> int:
+        """Rebuild the parameters without the traces of tasks and of repairs; return how many weights were repaired."""
+        undone = sum(len(trace.entries) for trace in self.traces if trace.task == _REPAIR)
+        self.traces.drop([task in removed or task == _REPAIR for task in self.traces.tasks])
+        if self._hyper.free_reset or self._hyper.reinit == "initial":
+            self._trim()
+        self.total = self._sum()
+        self._write()
+        self._fold()
+        return undone
 
     @staticmethod
     def _size(state: object) -> int:
