@@ -383,7 +383,7 @@ class AmnesiacHAT(AdaHAT):
 
     @property
     def _restores(self) -> bool:
-        return self._hyper.free_reset or self._hyper.reinit == "none"
+        return bool(self._hyper.free_reset) or self._hyper.reinit == "none"
 
     # Backups
 

@@ -461,7 +461,7 @@ class HAT(Learner):
     @property
     def _restores(self) -> bool:
         """Whether what a task leaves behind is what was there before it, if none was trained since."""
-        return self._hyper.free_reset
+        return bool(self._hyper.free_reset)
 
     def _taint(self, removed: Sequence[int]) -> None:
         """Note which remaining tasks were trained after the first of the removed ones was first seen."""
