@@ -260,10 +260,10 @@ class AdaHAT(HAT):
             self._protection.rates = self._rates(self._gates)
         return super().learn(loss)
 
-    def _reset(self) -> None:
-        """Reset as HAT does; the next scaled update starts a new sum."""
+    def _close(self) -> None:
+        """Close as HAT does; the next segment starts a new sum of scaled updates."""
         self.remainder = []
-        super()._reset()
+        super()._close()
 
     # Unlearning
 

@@ -66,6 +66,7 @@ class AmnesiacHAT(AdaHAT):
     the traces of the tasks' visits and rebuilds ``theta`` from the others: a function of what remains, not of the order
     of requests. The level is exact (L3) if no remaining task was trained since the first of the removed ones came. Else
     later traces were made in the presence of the removed ones, and it is isolated (L2) or interface (L1) as in AdaHAT.
+    Without the free reset traces tell of weights outside the masks as well; L3 then needs ``reinit="none"``.
 
     A remaining task may read weights that a removed task occupied first. Its own updates there were small, by the
     rate. Three ways to make up for it: *compensation* divides the updates by the rate. *Backups* are networks trained
@@ -100,6 +101,9 @@ class AmnesiacHAT(AdaHAT):
         compensation: Literal["none", "alpha", "rate"] = "none"
         """Divide updates of the first remaining occupant of a weight, if another occupied it before: not, by alpha, or
         by the mean rate that shrank them. No result exceeds the visit's largest unshrunk update in the layer."""
+        reinit: Literal["none", "initial"] = "none"
+        """Without ``free_reset``, on a request: let the traces that remain tell all weights, or return those that no
+        remaining task reads to their initial values, as the free reset does."""
         prune: float = 0.0
         """At the end of a visit, undo updates smaller than this, and record none."""
         backup: Literal["none", "before", "delete"] = "none"
@@ -220,7 +224,7 @@ class AmnesiacHAT(AdaHAT):
         self._record(task, counts)
         self._keep_backups(task, shadows)
         self.rate_sums, self.rate_steps = [], 0
-        if moves:
+        if moves and self._hyper.free_reset:
             self._trim()
         self._fold()
         if task in self.memories:
@@ -239,7 +243,8 @@ class AmnesiacHAT(AdaHAT):
         moved = theta != self.total.to(theta.dtype)
         delta = torch.where(moved, theta.double() - self.total, 0.0)
         if self._hyper.prune:
-            delta[(delta.abs() < self._hyper.prune) & self._live()] = 0.0
+            small = delta.abs() < self._hyper.prune
+            delta[small & self._live() if self._hyper.free_reset else small] = 0.0
         index = delta.nonzero().flatten()
         if len(index) == 0:
             self._write()
@@ -326,16 +331,11 @@ class AmnesiacHAT(AdaHAT):
         self._damage(removed)
         receipt = super().unlearn(request)
         replaced = self._use_backups(removed)
-        undone = sum(len(trace.entries) for trace in self.traces if trace.task == _REPAIR)
-        self.traces.drop([task in removed or task == _REPAIR for task in self.traces.tasks])
         for kept in (self.memories, self.damaged):
             for task in kept.keys() - self.tasks.keys():
                 del kept[task]
         self.rate_sums, self.rate_steps = [], 0
-        self._trim()
-        self.total = self._sum()
-        self._write()
-        self._fold()
+        undone = self._leave_out(removed)
         repaired, examples = self._repair()
         self._prepare()
         self._open_shadows()
@@ -357,6 +357,17 @@ class AmnesiacHAT(AdaHAT):
             receipt, level=level, changed=tuple(sorted(changed)), samples=samples, bytes_freed=freed, detail=detail
         )
 
+    def _leave_out(self, removed: Sequence[int]) -> int:
+        """Rebuild the parameters without the traces of tasks and of repairs; return how many weights were repaired."""
+        undone = sum(len(trace.entries) for trace in self.traces if trace.task == _REPAIR)
+        self.traces.drop([task in removed or task == _REPAIR for task in self.traces.tasks])
+        if self._hyper.free_reset or self._hyper.reinit == "initial":
+            self._trim()
+        self.total = self._sum()
+        self._write()
+        self._fold()
+        return undone
+
     @staticmethod
     def _size(state: object) -> int:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors(state))
@@ -369,6 +380,10 @@ class AmnesiacHAT(AdaHAT):
     def _level(self, removed: Sequence[int], readers: Sequence[int]) -> tuple[Exactness, str]:
         # Where nothing was trained since, the drift that AdaHAT leaves behind is subtracted: HAT's level holds.
         return super()._level(() if self._untouched() else removed, readers)
+
+    @property
+    def _restores(self) -> bool:
+        return bool(self._hyper.free_reset) or self._hyper.reinit == "none"
 
     # Backups
 

@@ -105,6 +105,7 @@ class HAT(Learner):
     goes: exact (L3) if every remaining task was last trained before any unlearned task was first seen; else isolated
     (L2) if no remaining task reads a weight that the task wrote; else interface (L1), naming the readers. Below L3 the
     remaining tasks may still have been shaped by it: their masks were chosen, and their weights trained, beside it.
+    Without the free reset a task writes all weights that are free, and L3 is reached only if no task remains.
 
     Attributes:
         weights, biases: Of the backbone.
@@ -141,6 +142,9 @@ class HAT(Learner):
         protection: Literal["support", "reference"] = "support"
         """Protect the weights that other tasks read, or, as in the paper, all those between units that other tasks
         use."""
+        free_reset: bool = True
+        """Whether weights that no task reads return to their initial values when a visit ends; without, as in the
+        paper, they stay where masks that were still soft let them be trained, and later visits begin there."""
 
         def __post_init__(self) -> None:
             """Check the ranges."""
@@ -392,7 +396,7 @@ class HAT(Learner):
 
     @torch.no_grad()
     def _consolidate(self) -> None:
-        """End the open segment: make its mask hard, and return to its initial value whatever no task reads."""
+        """End the open segment: make its mask hard, and reset what no task reads (the free reset)."""
         if self.running is None:
             return
         record = self.tasks[self.running]
@@ -405,7 +409,8 @@ class HAT(Learner):
             record["always"] = mask if record["always"] is None else record["always"] & mask
             record["mask"] = mask
         self._close()
-        self._reset()
+        if self._hyper.free_reset:
+            self._reset()
 
     def _close(self) -> None:
         self.running, self.annealing, self.position = None, False, 0
@@ -414,7 +419,7 @@ class HAT(Learner):
 
     @torch.no_grad()
     def _reset(self) -> None:
-        """Return to its initial value every shared entry that no task's output depends on (the free reset)."""
+        """Return to its initial value every shared entry that no task's output depends on."""
         read = self._union(self._masks(self.tasks))
         for parameter, initial, flags in zip(self._shared, self._initial, read, strict=True):
             torch.where(flags, parameter, initial, out=parameter)
@@ -449,9 +454,14 @@ class HAT(Learner):
         return Exactness.INTERFACE, f"weights that the tasks wrote are still read by tasks {readers}"
 
     def _untouched(self) -> bool:
-        """Whether no remaining task was trained since the first of the unlearned tasks came."""
+        """Whether no remaining task was trained since the first of the unlearned tasks came, and all is as it was."""
         # Where visits end unannounced, the last one before the removed task would still be open without it.
-        return not self.tainted and (self._announced or not self.tasks)
+        return not self.tasks or (not self.tainted and self._announced and self._restores)
+
+    @property
+    def _restores(self) -> bool:
+        """Whether what a task leaves behind is what was there before it, if none was trained since."""
+        return bool(self._hyper.free_reset)
 
     def _taint(self, removed: Sequence[int]) -> None:
         """Note which remaining tasks were trained after the first of the removed ones was first seen."""
@@ -461,8 +471,8 @@ class HAT(Learner):
     def _readers(self, removed: Sequence[int]) -> list[int]:
         """Return the remaining tasks that read a weight which a removed task may have written.
 
-        A task writes only in the supports of its own masks, and not where a task that came before it and is still
-        there protected the entry all along.
+        A task writes only in the supports of its own masks, or without the free reset anywhere, and not where a task
+        that came before it and is still there protected the entry all along.
         """
         readers = set()
         live = [task for task in self.tasks if task not in removed]
@@ -473,7 +483,8 @@ class HAT(Learner):
             if task in supports and always is not None:
                 seen.append(always)
             elif task in removed and ever is not None:
-                wrote = [own & ~old for own, old in zip(self._support(ever), self._union(seen), strict=True)]
+                reach = self._support(ever if self._hyper.free_reset else torch.ones_like(ever))
+                wrote = [own & ~old for own, old in zip(reach, self._union(seen), strict=True)]
                 for reader, support in supports.items():
                     if any(bool((a & b).any()) for a, b in zip(wrote, support, strict=True)):
                         readers.add(reader)

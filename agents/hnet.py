@@ -260,7 +260,7 @@ class HNET(Learner):
         protected = self._protected()
         if protected and self._hyper.beta:
             penalty, more, drift = self._penalty(protected, self._change(gradients))
-            torch._foreach_add_(gradients, more)
+            gradients = [g + r for g, r in zip(gradients, more, strict=True)]
             figures = {"penalty": penalty, "drift": drift}
         set_gradients(self.trained, [*gradients, of_loss[-1]])
         self.optimizer.step()

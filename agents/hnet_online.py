@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from clenv.agent import Outcome
@@ -21,6 +20,7 @@ from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.settings import StreamSpec
 
 from .hnet import HNET
+from .learning import loss_of
 
 
 class Record(TypedDict):
@@ -74,11 +74,13 @@ class HNETOnline(HNET):
         """Weight of the past in running mean and variance of the loss."""
         max_slots: int = 20
         """Largest number of slots."""
+        inner_steps: int = 1
+        """Steps taken on each minibatch; the tasks protected in a step are drawn anew for each."""
 
         def __post_init__(self) -> None:
             """Check the ranges."""
             super().__post_init__()
-            for name in ("patience", "clean", "max_slots"):
+            for name in ("patience", "clean", "max_slots", "inner_steps"):
                 if getattr(self, name) < 1:
                     raise SettingsError(f"{name}={getattr(self, name)!r}: expected a whole number >= 1")
             if not 0 <= self.smoothing < 1:
@@ -116,8 +118,10 @@ class HNETOnline(HNET):
         return {}
 
     def step(self, observation: Mapping[str, Any]) -> Tensor:
-        """Answer with the active slot: before labels are known there is nothing to choose by."""
-        return self.predict(observation["x"])
+        """Answer with the active slot, with the graph that `observe` learns from."""
+        if self.running is None or self._spec.label_delay:
+            return self.predict(observation["x"])
+        return self.forward(observation["x"])
 
     def capacity(self) -> Mapping[str, float]:
         """Return the share of the slots that are taken."""
@@ -127,26 +131,31 @@ class HNETOnline(HNET):
 
     def observe(self, outcome: Outcome) -> Mapping[str, float] | None:
         """Look whether the task has changed; learn, unless that is not certain yet."""
-        if self.running is not None and self._surprising(self._loss(self.forward(outcome.x), outcome).item()):
-            self.surprises += 1
-            self._note_step(self.running, outcome.step)
-            if self.surprises < self._hyper.patience:
-                return {"surprises": self.surprises}
-            self._consolidate()
+        loss = outcome.loss
+        if self.running is not None:
+            loss = loss if loss.requires_grad else self._fit(outcome)
+            if self._surprising(loss.item()):
+                self.surprises += 1
+                self._note_step(self.running, outcome.step)
+                if self.surprises < self._hyper.patience:
+                    return {"surprises": self.surprises}
+                self._consolidate()
         if self.running is None:
             self._choose(outcome)
+            loss = self._fit(outcome)
         assert self.running is not None  # for the type checker: a slot was chosen
-        loss = self._loss(self.forward(outcome.x), outcome)
         self._note_step(self.running, outcome.step)
         self._note_loss(self.running, loss.item())
         self.surprises, self.stay = 0, self.stay + 1
+        figures = self.learn(loss)
+        for _ in range(1, self._hyper.inner_steps):
+            figures = self.learn(self._fit(outcome))
         slot = {"slot": self.running, "surprises": 0, "bound": self._bound(self.running)}
-        return {**(self.learn(loss) or {}), **slot}
+        return {**(figures or {}), **slot}
 
-    @staticmethod
-    def _loss(outputs: Tensor, outcome: Outcome) -> Tensor:
-        criterion = F.mse_loss if outcome.y.is_floating_point() else F.cross_entropy
-        return criterion(outputs[:, : outcome.outputs], outcome.y)
+    def _fit(self, outcome: Outcome) -> Tensor:
+        """Return the running slot's loss on a minibatch, with the graph."""
+        return loss_of(self.forward(outcome.x)[:, : outcome.outputs], outcome.y)
 
     def _bound(self, slot: int) -> float:
         """Return ``mu + kappa sigma``, up to which a loss fits a slot."""
@@ -163,7 +172,7 @@ class HNETOnline(HNET):
     def _choose(self, outcome: Outcome) -> None:
         """Enter the slot that fits best under its stored weights, if any fits; else a free one, if any is left."""
         losses = {
-            number: self._loss(self.answer(outcome.x, slot["target"]), outcome).item()
+            number: loss_of(self.answer(outcome.x, slot["target"])[:, : outcome.outputs], outcome.y).item()
             for number, slot in self.slots.items()
             if slot["target"] is not None
         }

@@ -40,6 +40,7 @@ PARTS = (
         (
             HAT | {"protection": "reference"},
             HAT,
+            HAT | {"free_reset": False},
             *(GRAD | {"alpha": alpha} for alpha in (1e-6, 3e-7, 1e-7)),
             *(UPDATE | {"alpha": alpha} for alpha in (0.05, 0.2, 1.0, 1e-3)),
         ),

@@ -22,6 +22,8 @@ ALPHA = {"alpha": 0.1, "compensation": "alpha"}
 DELETE = {"alpha": 0.1, "backup": "delete"}
 BEFORE = {"alpha": 0.1, "backup": "before"}
 MODES = [HARD, SOFT, RATE, ALPHA, DELETE, BEFORE]
+LEFT = [{**HARD, "free_reset": False}, {**SOFT, "free_reset": False}]
+REINIT = [{**options, "reinit": "initial"} for options in LEFT]
 
 
 @pytest.fixture
@@ -44,7 +46,16 @@ def adds_up(agent):
 # The ledger
 
 
-@pytest.mark.parametrize("options", [*MODES, {"prune": 1e-3}, {"revisit": "regrow"}, {"scale": "grad", "alpha": 1e-6}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        *(MODES + LEFT),
+        {"prune": 1e-3},
+        {"revisit": "regrow"},
+        {"revisit": "regrow", "free_reset": False},
+        {"scale": "grad", "alpha": 1e-6},
+    ],
+)
 def test_traces_add_up_to_the_parameters_after_every_visit(life, options):
     env, agent = life((0, 1, 2, 0, 1, 0), **options)
     for visit in range(1, 7):
@@ -66,7 +77,7 @@ def test_traces_in_single_precision_would_not_add_up(life):
     assert not adds_up(agent)
 
 
-@pytest.mark.parametrize("options", [HARD, SOFT, {"revisit": "regrow", **OPTIMIZERS["momentum"]}])
+@pytest.mark.parametrize("options", [HARD, SOFT, *LEFT, {"revisit": "regrow", **OPTIMIZERS["momentum"]}])
 def test_keeping_traces_does_not_change_learning(life, make_tasks, options):
     env, agent = life((0, 1, 2, 0), **options)
     twin, plain = lives(make_tasks, type("AmnesiacHAT", (AdaHAT,), {}))((0, 1, 2, 0), **options)
@@ -87,10 +98,23 @@ def test_only_one_task_moves_a_weight_in_use_under_hard_protection(life):
         assert movers.max() == most
 
 
+def test_without_the_free_reset_traces_tell_of_weights_that_were_free_but_not_kept(life):
+    """With it no trace leaves its task's mask; either way one task at most moves a weight that it keeps."""
+    for options, leaves in ((HARD, False), (LEFT[0], True)):
+        env, agent = life((0, 1, 2), **options)
+        play(env, agent)
+        owners = torch.zeros_like(agent.total)
+        for task, index, _ in agent._counted():
+            kept = agent._flat(agent._support(agent.tasks[task]["mask"]))[index]
+            assert (~kept).any() == leaves
+            owners[index[kept]] += 1
+        assert owners.max() == 1
+
+
 # Requests
 
 
-@pytest.mark.parametrize("options", MODES)
+@pytest.mark.parametrize("options", [*MODES, *LEFT])
 @pytest.mark.parametrize("step", [15, 12])
 def test_what_came_last_is_removed_bit_for_bit(life, options, step):
     """A task after its visit or in the middle of it: state and later life are those of a run without it."""
@@ -116,6 +140,18 @@ def test_adahat_alone_does_not_restore_what_was_before(make_tasks):
     assert not all_equal(shared(agent), before)
 
 
+@pytest.mark.parametrize("options", REINIT)
+def test_with_initial_values_the_last_task_is_removed_but_not_exactly(life, options):
+    """The other control: initial values are no longer what the first visit left there, and L3 is not claimed."""
+    env, agent = life((0, 1), **options)
+    before = shared(play(env, agent, 8))
+    answer = agent.predict(X, 0)
+    play(env, agent)
+    assert agent.unlearn(request(1)).level is (Exactness.INTERFACE if options["alpha"] else Exactness.ISOLATED)
+    assert not all_equal(shared(agent), before)
+    assert torch.equal(agent.predict(X, 0), answer)
+
+
 def test_a_trailing_run_of_tasks_is_removed_bit_for_bit(life):
     env, agent = life((0, 1, 2, 1), alpha=0.1)
     before = play(env, agent, 8).state_dict()
@@ -124,7 +160,7 @@ def test_a_trailing_run_of_tasks_is_removed_bit_for_bit(life):
     assert same(agent, before)
 
 
-@pytest.mark.parametrize("options", MODES)
+@pytest.mark.parametrize("options", [*MODES, *LEFT, *REINIT])
 def test_unlearning_everything_restores_the_start(life, options):
     env, agent = life((0, 1, 2, 0), **options)
     start = agent.state_dict()
@@ -133,7 +169,7 @@ def test_unlearning_everything_restores_the_start(life, options):
     assert same(agent, start)
 
 
-@pytest.mark.parametrize("options", MODES)
+@pytest.mark.parametrize("options", [*MODES, *LEFT, *REINIT])
 @pytest.mark.parametrize("steps", [32, 29])
 def test_requests_commute_and_repeat_harmlessly(life, options, steps):
     env, agent = life((0, 1, 2, 0), **options)
@@ -148,7 +184,7 @@ def test_requests_commute_and_repeat_harmlessly(life, options, steps):
         assert all(same(end, ends[0]) for end in ends)
 
 
-@pytest.mark.parametrize("options", MODES)
+@pytest.mark.parametrize("options", [*MODES, *REINIT])
 def test_what_only_the_removed_task_used_is_initial_again(life, options):
     """And what it never touched is unchanged; the receipt names every task whose outputs changed."""
     env, agent = life((0, 1, 2), **options)
@@ -165,10 +201,11 @@ def test_what_only_the_removed_task_used_is_initial_again(life, options):
     assert (own & ~others).any()
     assert torch.equal(new[own & ~others], start[own & ~others])
     if agent.hyperparameters.compensation == "none":
-        assert torch.equal(new[~touched], old[~touched])
+        same_as_before = ~touched & (others | agent.hyperparameters.free_reset)  # what none reads is reset with it
+        assert torch.equal(new[same_as_before], old[same_as_before])
     for task, answer in answers.items():
         assert torch.equal(agent.predict(X, task), answer) or task in receipt.changed
-    assert receipt.changed == ((2,) if options is HARD else (0, 2))
+    assert receipt.changed == ((2,) if options["alpha"] == 0 else (0, 2))
     assert receipt.level is Exactness.INTERFACE
     assert adds_up(agent)
 
@@ -227,12 +264,14 @@ def test_requests_at_every_step_keep_the_ledger_right(life, options):
 
 @settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    options=st.sampled_from([*MODES, {**SOFT, "replay": 6, "replay_steps": 2}, {**SOFT, "prune": 1e-3}]),
+    options=st.sampled_from(
+        [*MODES, *LEFT, *REINIT, {**SOFT, "replay": 6, "replay_steps": 2}, {**SOFT, "prune": 1e-3}]
+    ),
     rounds=st.lists(st.integers(0, 2), min_size=1, max_size=4),
     moments=st.lists(st.tuples(st.integers(0, 9), st.sets(st.integers(0, 2), min_size=1), st.randoms()), max_size=4),
 )
 def test_any_requests_at_any_steps_in_any_order(life, options, rounds, moments):
-    """The ledger adds up, what none uses is initial, order does not matter, and in the end nothing is left.
+    """The ledger adds up, the free reset is free, order does not matter, and in the end nothing is left.
 
     Each moment: steps to play, the tasks to be removed, and the order in which a twin is asked for them one by one.
     """
@@ -253,7 +292,7 @@ def test_any_requests_at_any_steps_in_any_order(life, options, rounds, moments):
         assert agent.tasks.keys().isdisjoint(known)
         assert {*agent.traces.tasks, *agent.memories, *agent.damaged, *agent.shadows}.isdisjoint(known)
         assert all(trace.counts for trace in agent.traces if trace.without in known)  # backups, now in their place
-        free = ~agent._live()
+        free = ~agent._live() & agent.hyperparameters.free_reset
         assert torch.equal(agent._flat(agent._shared)[free], start[free])
     play(env, agent)
     assert agent.unlearn(request(*agent.tasks)).level is Exactness.EXACT
@@ -479,8 +518,9 @@ def test_backup_and_compensation_together_are_refused(life):
 # Storage
 
 
-def test_pruning_undoes_small_updates_and_keeps_the_sum(life):
-    runs = [life((0,), prune=prune) for prune in (0.0, 0.005)]
+@pytest.mark.parametrize("free_reset", [True, False])
+def test_pruning_undoes_small_updates_and_keeps_the_sum(life, free_reset):
+    runs = [life((0,), prune=prune, free_reset=free_reset) for prune in (0.0, 0.005)]
     full, pruned = (play(*run) for run in runs)
     assert adds_up(pruned)
     assert len(pruned.traces.values) < len(full.traces.values)

@@ -271,6 +271,41 @@ def test_the_shared_weights_return_to_their_initial_values_outside_all_masks(lif
         assert not torch.equal(old[flags], new[flags])
 
 
+def test_without_the_free_reset_what_no_task_reads_stays_where_it_was_trained(life):
+    """Later visits begin there; a request resets it, so that nothing of the removed task is left there."""
+    env, agent = life((0, 1, 2), free_reset=False)
+    start = shared(agent)
+    play(env, agent, 16)
+    answer = agent.predict(X, 0)
+
+    def unread():
+        read = agent._union([record["mask"] for record in agent.tasks.values()])
+        return [(old[~flags], new[~flags]) for flags, old, new in zip(read, start, shared(agent), strict=True)]
+
+    assert not any(torch.equal(old, new) for old, new in unread())
+    assert agent.unlearn(request(1)).level is Exactness.ISOLATED
+    assert all(torch.equal(old, new) for old, new in unread())
+    play(env, agent)
+    assert agent.unlearn(request(2)).level is Exactness.ISOLATED
+    assert torch.equal(agent.predict(X, 0), answer)
+    assert agent.unlearn(request(0)).level is Exactness.EXACT  # nothing remains
+    assert all_equal(shared(agent), start)
+
+
+def test_without_the_free_reset_later_tasks_read_what_earlier_ones_left(life):
+    env, agent = life((0, 1, 2), free_reset=False)
+    play(env, agent)
+    set_masks(agent, {0, 1}, {2, 3}, {4, 5})
+    for task in range(3):
+        for name in ("mask", "ever", "always"):
+            agent.tasks[task][name][12:] = False
+    assert agent._readers([0]) == [1, 2]
+    assert agent._readers([1]) == [2]
+    assert agent._readers([2]) == []
+    receipt = agent.unlearn(request(1))
+    assert (receipt.level, receipt.detail[-3:]) == (Exactness.INTERFACE, "[2]")
+
+
 @pytest.mark.parametrize("policy", ["refine", "auto", "regrow", "freeze", "freeze_all"])
 def test_a_revisit_leaves_the_other_tasks_alone(life, policy):
     env, agent = life((0, 1, 2, 0, 1), revisit=policy, period=12)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import clenv
-from clenv.agent import Outcome
+from clenv.agent import Outcome, tensors
 from clenv.agents.hnet_online import HNETOnline
 from clenv.errors import SettingsError
 from clenv.events import Exactness, UnlearnRequest
@@ -80,6 +80,28 @@ def test_a_slot_left_too_soon_keeps_its_target():
         assert torch.equal(agent.slots[0]["target"], target) is same
 
 
+def test_inner_steps_are_steps_on_the_same_minibatch():
+    """Three of them equal three turns, protected slots drawn anew in each; but the loss counts once, unlearned."""
+    three, by_turns, one = small(inner_steps=3, beta=1.0), small(beta=1.0), small(beta=1.0)
+    for step in range(4):  # a slot each: they are too young to be found again
+        minibatch = outcome(step, [[0.5, step - 2.0], [0.3, 1.0]], [0, 1])
+        figures = three.observe(minibatch)
+        turns = [by_turns.observe(minibatch) for _ in range(3)]
+        assert figures.get("penalty") == turns[-1].get("penalty")
+        three._consolidate()
+        by_turns._consolidate()
+    assert figures["penalty"] not in {0, turns[0]["penalty"]}
+    mine, theirs = ([*agent.theta, *tensors(agent.optimizer.state_dict())] for agent in (three, by_turns))
+    assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+    assert list(three.slots) == list(by_turns.slots) == [0, 1, 2, 3]
+    for a, b in zip(three.slots.values(), by_turns.slots.values(), strict=True):
+        assert torch.equal(a["e"], b["e"])
+        assert torch.equal(a["target"], b["target"])
+        assert a["steps"] == b["steps"] == 3
+    one.observe(outcome(0, [[0.5, -2.0], [0.3, 1.0]], [0, 1]))
+    assert three.records[0] == one.records[0]
+
+
 def test_figures_tell_the_state_of_the_adaptation():
     env, agent, _ = lived((0, 1), announced=False, steps=ROUND)
     record = dict(agent.records[0])
@@ -134,7 +156,9 @@ def test_a_request_removes_every_slot_that_its_visits_reached():
     assert agent.active == 0
 
 
-@pytest.mark.parametrize("options", [{"patience": 0}, {"smoothing": 1.0}, {"kappa": 0}, {"max_slots": 0}])
+@pytest.mark.parametrize(
+    "options", [{"patience": 0}, {"smoothing": 1.0}, {"kappa": 0}, {"max_slots": 0}, {"inner_steps": 0}]
+)
 def test_bad_hyperparameters_are_refused(options):
     (name,) = options
     with pytest.raises(SettingsError, match=f"{name}={options[name]!r}: expected"):
