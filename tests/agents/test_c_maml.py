@@ -196,8 +196,10 @@ def test_with_a_boundary_at_every_step_prolonged_adaptation_starts_again_each_ti
     assert thetas(None) == [True] + [False] * 14
 
 
-def test_prolonged_adaptation_learns_from_pairs_of_halves(make_tasks):
-    env, agent = life(make_tasks(1), {"schedule": (0, 0)}, prolonged=True, optimizer="sgd", learning_rate=0.1)
+@pytest.mark.parametrize("strength", [None, 0.5])
+def test_prolonged_adaptation_learns_from_pairs_of_halves(make_tasks, strength):
+    options = {"prolonged": True, "modulation": strength, "optimizer": "sgd", "learning_rate": 0.1}
+    env, agent = life(make_tasks(1), {"schedule": (0, 0)}, **options)
     batches, start = [], [p.detach().clone() for p in agent.phi]
     for step in range(9):
         assert same(agent.phi, start)
@@ -208,8 +210,10 @@ def test_prolonged_adaptation_learns_from_pairs_of_halves(make_tasks):
     _, twin = life(make_tasks(1), {"schedule": (0, 0)}, prolonged=True)
     pairs = zip(batches[:5], batches[4:], strict=True)
     losses = [twin._loss(twin._adapt(twin.phi, a, graph=True), b) for a, b in pairs]
-    gradients = torch.autograd.grad(sum(losses) / 5, twin.phi)
-    expected = [p.detach() - 0.1 * g for p, g in zip(twin.phi, gradients, strict=True)]
+    loss = sum(losses) / 5
+    gradients = torch.autograd.grad(loss, twin.phi)
+    factor = 1 if strength is None else 1 - math.exp(-strength * loss.item())
+    expected = [p.detach() - 0.1 * factor * g for p, g in zip(twin.phi, gradients, strict=True)]
     torch.testing.assert_close([p.detach() for p in agent.phi], expected)
 
 
