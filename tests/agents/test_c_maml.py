@@ -1,6 +1,7 @@
 """Continual-MAML: its gradients, update modulation, prolonged adaptation, what it drops on request, what it reaches."""
 
 import math
+from dataclasses import replace
 from statistics import mean
 
 import pytest
@@ -179,6 +180,30 @@ def test_a_boundary_is_suspected_at_a_switch_and_nowhere_else(prolonged):
         assert {60, 61} & set(steps)
     env, agent = life(opposite_tasks(), {"schedule": (0,) * 70, "round_length": 1}, **options)
     assert all(step < 30 for step, f in enumerate(finish(env, agent)) if f["boundary"])
+
+
+def test_no_outer_step_is_taken_where_a_switch_is_suspected(make_tasks):
+    env, agent = life(make_tasks(2), threshold=-1e9)
+    start = [p.detach().clone() for p in agent.phi]
+    assert all(figures["boundary"] for figures in finish(env, agent))
+    assert same(start, agent.phi)
+    assert not same(agent._theta, agent.phi)
+
+
+@pytest.mark.parametrize("prolonged", [False, True])
+def test_suspicion_is_what_adapting_on_would_gain(make_tasks, prolonged):
+    """A switch is suspected if adapting from where the minibatch finds the learner lowers the loss by gamma."""
+    suspected = []
+    for below in (False, True):
+        env, agent = life(make_tasks(2), prolonged=prolonged, inner_rate=0.1, threshold=1e9)
+        for _ in range(3):
+            env.step(agent)
+        batch = Minibatch(3, env._x, env._y, 3)
+        start = agent._theta if prolonged else agent.phi
+        gain = agent._loss(agent._theta, batch) - agent._loss(agent._adapt(start, batch, graph=False), batch)
+        agent._hyper = replace(agent._hyper, threshold=gain.item() + (-1e-4 if below else 1e-4))
+        suspected.append(env.step(agent)[4]["figures"]["boundary"])
+    assert suspected == [0.0, 1.0]
 
 
 def test_with_a_boundary_at_every_step_prolonged_adaptation_starts_again_each_time(make_tasks):
