@@ -221,6 +221,15 @@ def test_with_a_boundary_at_every_step_prolonged_adaptation_starts_again_each_ti
     assert thetas(None) == [True] + [False] * 14
 
 
+def test_prolonged_adaptation_starts_again_one_step_after_a_suspicion(make_tasks, monkeypatch):
+    env, agent = life(make_tasks(1), {"schedule": (0, 0)}, prolonged=True)
+    for flag, again in ((False, True), (False, False), (True, False), (False, True), (False, False)):
+        monkeypatch.setattr(agent, "_suspects_switch", lambda *_, flag=flag, **__: flag)
+        before, batch = agent._theta, Minibatch(0, env._x, env._y, 3)
+        env.step(agent)
+        assert same(agent._theta, agent._adapt(agent.phi if again else before, batch, graph=False))
+
+
 @pytest.mark.parametrize("strength", [None, 0.5])
 def test_prolonged_adaptation_learns_from_pairs_of_halves(make_tasks, strength):
     options = {"prolonged": True, "modulation": strength, "optimizer": "sgd", "learning_rate": 0.1}
