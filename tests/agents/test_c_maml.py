@@ -252,13 +252,19 @@ def test_prolonged_adaptation_learns_from_pairs_of_halves(make_tasks, strength):
 
 
 def test_the_batch_that_reveals_a_switch_is_in_no_pair(make_tasks, monkeypatch):
-    env, agent = life(make_tasks(1), {"schedule": (0, 0)}, prolonged=True, threshold=0.0)
-    for number, flag in enumerate((False, False, False, True)):
-        monkeypatch.setattr(agent, "_suspects_switch", lambda *_, flag=flag, **__: flag)
-        before = [p.detach().clone() for p in agent.phi]
+    options = {"prolonged": True, "optimizer": "sgd", "learning_rate": 0.1}
+    env, agent = life(make_tasks(1), {"schedule": (0, 0)}, **options)
+    for _ in range(3):
         env.step(agent)
-        assert same(agent.phi, before) != flag
-        assert [batch.step for batch in agent.buffer] == ([] if flag else list(range(number + 1)))
+    assert [batch.step for batch in agent.buffer] == [0, 1, 2]
+    pairs = zip(agent.buffer[:2], agent.buffer[1:], strict=True)
+    losses = [agent._loss(agent._adapt(agent.phi, a, graph=True), b) for a, b in pairs]
+    gradients = torch.autograd.grad(sum(losses) / 2, agent.phi)
+    expected = [p.detach() - 0.1 * g for p, g in zip(agent.phi, gradients, strict=True)]
+    monkeypatch.setattr(agent, "_suspects_switch", lambda *_, **__: True)
+    env.step(agent)
+    torch.testing.assert_close([p.detach() for p in agent.phi], expected)
+    assert agent.buffer == []
 
 
 def test_its_labels_cannot_reach_its_answer(make_tasks):
