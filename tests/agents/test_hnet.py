@@ -183,12 +183,12 @@ def test_without_other_tasks_or_strength_it_is_plain_training(make_tasks):
 
 
 def test_embeddings_of_other_tasks_are_frozen(make_tasks):
-    env = world(make_tasks, (0, 1, 0))
+    env = world(make_tasks, (0, 1, 2, 0))
     agent = clenv.make_agent("hnet", env, **SMALL)
     play(env, agent, 10)
     kept = agent.slots[0]["e"].detach().clone()
     target = agent.slots[0]["target"].clone()
-    play(env, agent, 10)
+    play(env, agent, 20)
     assert torch.equal(agent.slots[0]["e"], kept)
     assert torch.equal(agent.slots[0]["target"], target)  # nor is the target made anew by the later generator
     play(env, agent, 10)
@@ -275,6 +275,9 @@ def test_figures_name_penalty_and_drift(make_tasks):
     assert figures[9] is None
     assert set(figures[11]) == {"penalty", "drift"}
     assert 0 < figures[11]["drift"] < 0.5
+    env = world(make_tasks)
+    agent = clenv.make_agent("hnet", env, **SMALL, beta=0.0)  # there is no penalty to compute
+    assert [env.step(agent)[-1]["figures"] for _ in range(12)] == [None] * 12
 
 
 def test_the_picture_shows_the_drift_of_every_tensor(make_tasks):
