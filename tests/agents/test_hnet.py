@@ -379,7 +379,9 @@ def test_nothing_of_a_removed_task_is_kept(make_tasks, erasure):
 def test_without_its_last_task_the_agent_is_as_it_was_made(make_tasks, erasure):
     agent = lived(make_tasks, (0, 1), erasure=erasure, erasure_steps=5, rebuild_steps=5)
     assert agent.unlearn(request(0)).level is Exactness.INTERFACE
+    agent.enter(1)
     assert agent.unlearn(request(1)).level is Exactness.EXACT
+    assert (agent.slots, agent.optimizers, agent.seen, agent.running) == ({}, {}, [], None)
     fresh = clenv.make_agent("hnet", world(make_tasks), **SMALL)
     mine, theirs = tensors(agent.state_dict()), tensors(fresh.state_dict())
     assert len(mine) == len(theirs)
