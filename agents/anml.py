@@ -6,8 +6,9 @@ M. White, *Meta-Learning Representations for Continual Learning*, NeurIPS 2019),
 baseline needs no gates.
 
 Meta-training takes the pre-training phase of the stream, on tasks that are not those of the stream. Against the
-released code, the outer gradient goes through the inner updates (the code's inner gradient is a constant for it), and a
-trajectory is of minibatches rather than of single images.
+released code, the outer gradient goes through the inner updates (the code's inner gradient is a constant for it), a
+trajectory is of minibatches rather than of single images, nothing is normalised, gates begin open, and the stream is
+learned by SGD, as the trajectories are, rather than by Adam.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from clenv.settings import StreamSpec
 
 from .backbone import Architecture
 from .learning import Learner, distance, set_gradients
-from .masking import InnerLearner, Pass, Phi, Theta, make_mask
+from .masking import FreeMask, InnerLearner, InputMask, Pass, Phi, Theta
 
 _KEPT = 2000  # examples of the pre-training phase from which what is to be remembered is drawn
 
@@ -85,7 +86,7 @@ class ANML(Learner):
         """Of `ANML`."""
 
         gates: Literal["input", "none"] = "input"
-        """What scales the features: a network of the input, or nothing."""
+        """What scales the features: a network of the input, with layers like those that it gates, or nothing."""
         inner: Literal["all", "head"] = "all"
         """What the inner steps change: the whole network, or its output layer."""
         inner_rate: float = 0.1
@@ -119,7 +120,8 @@ class ANML(Learner):
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
         hyper = self._hyper
         backbone = hyper.build(spec.input_shape)
-        gates = make_mask(hyper.gates, math.prod(spec.input_shape), backbone.features)
+        units = backbone.features
+        gates = InputMask(backbone, units, threshold=0.0) if hyper.gates == "input" else FreeMask(units, fixed=True)
         self._learner = InnerLearner(
             backbone, gates, hyper.inner_rate, 1, head_only=hyper.inner == "head", first_order=hyper.first_order
         )

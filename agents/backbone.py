@@ -189,7 +189,7 @@ class Architecture:
         check_choices(self)
         for name in ("hidden", "channels"):
             sizes = getattr(self, name)
-            if not sizes or any(size < 1 for size in sizes):
+            if isinstance(sizes, int) or not sizes or any(size < 1 for size in sizes):
                 raise SettingsError(f"{name}={sizes!r}: expected one or more layers, of at least one unit each")
 
     def build(self, input_shape: Sequence[int]) -> Backbone:

@@ -142,8 +142,10 @@ class Composed(Agent):
         return served
 
     def _leave(self, request: UnlearnRequest) -> tuple[int, ...]:
-        """Note that the tasks are gone; return those that remain."""
+        """Note that the tasks are gone; return those that remain: any others, where tasks are not told."""
         self.seen = [task for task in self.seen if task not in request.tasks]
+        if self._spec.task_labels == "hidden":
+            return tuple(task for task in range(self._spec.tasks or 0) if task not in request.tasks)
         return tuple(sorted(self.seen))
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backbone import Backbone
+from .backbone import Architecture, Backbone
 from .learning import loss_of
 
 Phi = dict[str, Tensor]
@@ -121,23 +121,27 @@ class HistoryMask:
 
 
 class InputMask:
-    """A network of one hidden layer that reads the current input, as in ANML; a mask a unit.
+    """A network that reads the current input, as in ANML.
 
     Args:
-        inputs: Numbers in one input.
+        trunk: Its layers below the masks.
         units: Units that are masked.
         roles: Masks of each unit.
+        threshold: Smaller masks are 0.
     """
 
-    def __init__(self, inputs: int, units: int, roles: int = 1) -> None:
-        self._roles = roles
-        self._shapes = {"hidden": (inputs, _STATE), "mask": (_STATE, roles * units)}
+    def __init__(self, trunk: Backbone, units: int, roles: int = 1, *, threshold: float = _THRESHOLD) -> None:
+        self._trunk, self._width, self._roles, self._threshold = trunk, roles * units, roles, threshold
+        numbers = range(len(trunk.layers))
+        self._weights, self._biases = ([f"{kind} {number}" for number in numbers] for kind in ("weight", "bias"))
 
     def initial(self, generator: torch.Generator) -> Phi:
         """Draw weights by Glorot's normal law; biases are 0, but for those of the masks."""
-        phi = {name: glorot(shape, generator) for name, shape in self._shapes.items()}
-        hidden, units = (shape[1] for shape in self._shapes.values())
-        return {**phi, "hidden bias": torch.zeros(hidden), "mask bias": torch.full((units,), _OPEN)}
+        layers = self._trunk.layers
+        phi = {name: glorot(layer.shape, generator) for name, layer in zip(self._weights, layers, strict=True)}
+        phi["mask"] = glorot((self._trunk.features, self._width), generator)
+        phi |= {name: torch.zeros(layer.units) for name, layer in zip(self._biases, layers, strict=True)}
+        return {**phi, "mask bias": torch.full((self._width,), _OPEN)}
 
     def summary(self, phi: Phi, record: Record) -> Tensor:
         """Return nothing: the past is not read."""
@@ -147,8 +151,9 @@ class InputMask:
     def __call__(self, phi: Phi, past: Sequence[Tensor], x: Tensor, h: Tensor) -> Tensor:
         """Return masks; see `Mask`."""
         del past, h
-        f = F.relu(x.flatten(1) @ phi["hidden"] + phi["hidden bias"])
-        return torch.stack(_gate(f @ phi["mask"] + phi["mask bias"]).chunk(self._roles, -1))
+        weights, biases = ([phi[name] for name in names] for names in (self._weights, self._biases))
+        f = self._trunk.forward(x, weights, biases)
+        return torch.stack(_gate(f @ phi["mask"] + phi["mask bias"], self._threshold).chunk(self._roles, -1))
 
 
 class FreeMask:
@@ -187,7 +192,9 @@ def make_mask(kind: MaskKind, inputs: int, units: int, masked: Masked = "activat
     roles = 2 if masked == "both" else 1
     if kind == "history":
         return HistoryMask(roles)
-    return InputMask(inputs, units, roles) if kind == "input" else FreeMask(units, roles, fixed=kind == "none")
+    if kind == "input":
+        return InputMask(Architecture(hidden=(_STATE,)).build((inputs,)), units, roles)
+    return FreeMask(units, roles, fixed=kind == "none")
 
 
 def glorot(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -209,10 +216,10 @@ def _gru(s: Tensor, inputs: Tensor, recurrent: Tensor) -> Tensor:
     return torch.lerp(torch.tanh(new + reset * n), s, keep)
 
 
-def _gate(v: Tensor) -> Tensor:
-    """Return ``sigmoid(v)``; below .1 exactly 0, without gradient."""
+def _gate(v: Tensor, threshold: float = _THRESHOLD) -> Tensor:
+    """Return ``sigmoid(v)``; below the threshold exactly 0, without gradient."""
     m = torch.sigmoid(v)
-    return torch.where(m < _THRESHOLD, torch.zeros_like(m), m)
+    return torch.where(m < threshold, torch.zeros_like(m), m)
 
 
 class Pass(NamedTuple):

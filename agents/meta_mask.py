@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from clenv.agent import Outcome, tensors
-from clenv.errors import SettingsError
+from clenv.errors import CapabilityError, SettingsError
 from clenv.events import Exactness, Receipt, UnlearnRequest, VisitBegin
 from clenv.picture import Picture
 from clenv.settings import StreamSpec
@@ -87,7 +87,7 @@ class MetaMask(Learner):
         first_order: bool = False
         """Whether inner gradients count as constants: masks then earn credit only for their direct effect."""
         reset_on_switch: bool = False
-        """Whether the inner network starts anew with each visit, where visits are announced."""
+        """Whether the inner network starts anew with each visit; visits must be announced."""
         forget: Literal["reset", "all"] = "reset"
         """What a request makes start anew: the inner network, or the mask network as well."""
 
@@ -111,6 +111,8 @@ class MetaMask(Learner):
     ) -> None:
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
         hyper = self._hyper
+        if hyper.reset_on_switch and not spec.announce_switches:
+            raise CapabilityError("reset_on_switch=True needs announced visits: expected announce_switches=True")
         backbone = hyper.build(spec.input_shape)
         mask = make_mask(hyper.mask, math.prod(spec.input_shape), backbone.features, hyper.masked)
         self._learner = InnerLearner(

@@ -19,6 +19,7 @@ from by_hand import ROUND, Net, Step, Times, make_tasks, print_head, print_row
 from torch import Tensor, nn
 
 import clenv
+from clenv.agents.backbone import Architecture
 from clenv.agents.masking import HistoryMask, InputMask, Mask, Record
 from clenv.rng import torch_generator
 
@@ -136,9 +137,14 @@ def meta_mask() -> Step:
     return step
 
 
+def gates() -> Mask:
+    """Return ANML's gates: a network with layers like those that it gates."""
+    return InputMask(Architecture(hidden=UNITS).build((INPUTS,)), UNITS[-1], threshold=0.0)
+
+
 def anml() -> Step:
     """Return one step of ANML on the stream: plain SGD under gates."""
-    masked = Masked(InputMask(INPUTS, UNITS[-1]))
+    masked = Masked(gates())
     theta: Theta = list(masked.net.theta)
 
     def step() -> None:
@@ -150,7 +156,7 @@ def anml() -> Step:
 
 def anml_meta() -> Step:
     """Return one step of ANML's pre-training: after ten, a meta step through an inner step on each."""
-    masked = Masked(InputMask(INPUTS, UNITS[-1]))
+    masked = Masked(gates())
     net = masked.net
     trained = [*masked.phi.values(), *net.theta]
     optimizer = torch.optim.Adam(trained, lr=1e-3)

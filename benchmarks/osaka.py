@@ -2,8 +2,9 @@
 
 Fresh ordered lists of 5 of the 10 digits, 5 shots, 2000 steps, a network 64-64-5. Prints mean and standard deviation of
 the online accuracy, and the mean online loss, over paired seeds, with the ceiling ``alpha + (1 - alpha) / 5``: on the
-first minibatch after a switch nobody beats chance. Run it by ``python benchmarks/osaka.py``; it takes about ten
-minutes, less with ``--steps`` or ``--seeds``.
+first minibatch after a switch nobody beats chance. Random masks have, seed by seed, as many units open as the history
+mask has at the same rate. Run it by ``python benchmarks/osaka.py``; it takes an hour, less with ``--steps``,
+``--seeds`` or ``--only``.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from statistics import mean, pstdev
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from random_masks import RandomMasks
 
 import clenv
 
@@ -36,22 +38,42 @@ LEARNERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         for mask in ("history", "input", "free")
         for rate in SGD_RATES
     },
+    **{f"SGD, rate {rate}, random mask": ("random", {**HIDDEN, "inner_rate": rate}) for rate in SGD_RATES},
     "blind, last labels": ("blind-last", {}),
     "blind, all labels": ("blind-task", {}),
 }
 
 
-def play(agent_name: str, options: Mapping[str, Any], alpha: float, steps: int, seed: int) -> tuple[float, float]:
-    """Return online accuracy and mean online loss of one run."""
+class Result(NamedTuple):
+    """What came of a run.
+
+    Attributes:
+        accuracy: Online accuracy.
+        loss: Mean online loss.
+        density: Mean mask; 1 without a mask.
+    """
+
+    accuracy: float
+    loss: float
+    density: float
+
+
+def play(agent_name: str, options: Mapping[str, Any], alpha: float, steps: int, seed: int) -> Result:
+    """Return what comes of one run; of random masks, after a run in which they are learned."""
     modes = {"digits": (1.0, tuple(range(10)))}
     env = clenv.make("clenv/OsakaEpisodic-v0", modes=modes, alpha=alpha, horizon=steps)
-    agent = clenv.make_agent(agent_name, env, seed=seed, **options)
+    if agent_name == "random":
+        density = play("meta-mask", options, alpha, steps, seed).density
+        agent: clenv.Agent = RandomMasks(env.unwrapped.stream_spec, seed=seed, density=density, **options)
+    else:
+        agent = clenv.make_agent(agent_name, env, seed=seed, **options)
     env.reset(seed=seed)
-    over = False
+    masks, over = [], False
     while not over:
-        *_, terminated, truncated, _ = env.step(agent)
+        *_, terminated, truncated, info = env.step(agent)
+        masks.append((info["figures"] or {}).get("mean mask", 1.0))
         over = terminated or truncated
-    return env.score.accuracy, env.score.mean_loss
+    return Result(env.score.accuracy, env.score.mean_loss, mean(masks))
 
 
 def main() -> None:
@@ -68,7 +90,7 @@ def main() -> None:
         chosen = {name: learner for name, learner in LEARNERS.items() if arguments.only in name}
         for name, (agent, options) in chosen.items():
             runs = [play(agent, options, alpha, arguments.steps, seed) for seed in range(arguments.seeds)]
-            accuracies, losses = zip(*runs, strict=True)
+            accuracies, losses, _ = zip(*runs, strict=True)
             row = f"accuracy {mean(accuracies):.3f} +- {pstdev(accuracies):.3f}, loss {mean(losses):.2f}"
             print(f"  {name:28} {row}, lowest accuracy {min(accuracies):.3f}", flush=True)
 

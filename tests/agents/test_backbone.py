@@ -147,6 +147,7 @@ def test_initial_values_leave_global_generators_alone():
         ((64,), {"backbone": "conv"}, "needs images"),
         ((1, 2, 2), {"backbone": "conv"}, "at least 4 by 4"),
         ((64,), {"hidden": ()}, "hidden="),
+        ((64,), {"hidden": 10}, "hidden=10: expected one or more layers"),
         ((64,), {"hidden": (10, 0)}, "hidden="),
         ((64,), {"backbone": "cnn"}, "expected one of 'mlp', 'conv'"),
     ],

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from clenv.agents.backbone import Architecture
-from clenv.agents.masking import HistoryMask, InnerLearner, Record, clip, make_mask
+from clenv.agents.masking import HistoryMask, InnerLearner, InputMask, Record, clip, make_mask
 from clenv.rng import torch_generator
 
 UNITS, OUTPUTS, SIZE = 3, 2, 5
@@ -22,7 +22,7 @@ def setting(mask="history", *, window=3, rate=0.7, steps=3, **options):
     backbone = Architecture(hidden=(UNITS,)).build((2,))
     learner = InnerLearner(backbone, make_mask(mask, 2, UNITS), rate, window, **options)
     phi = doubles(learner.mask.initial(torch_generator(0, "phi")))
-    phi = {name: value + 0.1 * (name == "hidden bias") for name, value in phi.items()}
+    phi = {name: value + 0.1 * (name in ("hidden bias", "bias 0")) for name, value in phi.items()}
     theta = doubles(learner.initial(OUTPUTS, torch_generator(1, "theta")))
     draws = torch_generator(2, "data")
     batches = [
@@ -118,6 +118,52 @@ def test_blocks_equal_an_implementation_by_hand():
     torch.testing.assert_close(gradients, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("mask", ["history", "input", "free"])
+def test_a_block_unrolled_again_equals_one_whose_graph_was_kept_bit_for_bit(mask):
+    learner, phi, theta, batches = setting(mask)
+    leaves = {name: p.clone().requires_grad_() for name, p in phi.items()}
+    kept, past, losses = theta, [], []
+    for x, y in batches:
+        done = learner.step(kept, leaves, past, x, y, graph=True)
+        kept, past = done.theta, [*past, learner.summary(leaves, done.record)]
+        losses.append(done.loss)
+    expected = torch.autograd.grad(torch.stack(losses).sum(), list(leaves.values()))
+    steps = trajectory(learner, phi, theta, batches)
+    gradients, loss = learner.meta_gradient(phi, theta, [], batches)
+    assert same(steps[-1].theta, kept)
+    assert [step.loss.item() for step in steps] == [value.item() for value in losses]
+    assert torch.equal(loss, torch.stack(losses).sum())
+    assert same(gradients.values(), expected)
+
+
+@pytest.mark.parametrize("mask", ["history", "input", "free"])
+def test_the_meta_gradient_equals_that_of_torch_func(mask):
+    """Nested transforms: the inner gradient by `torch.func.grad_and_value`, the outer one by `torch.func.grad`."""
+    learner, phi, theta, batches = setting(mask, window=2, steps=4)
+
+    def window_loss(phi):
+        now, history, total = theta, [], 0.0
+        for x, y in batches:
+            past = [learner.mask.summary(phi, record) for record in history[-2:]]
+
+            def loss(theta, shift, x=x, y=y, past=past):
+                h = F.relu(F.linear(x, theta[0], theta[1]))
+                z = h * learner.mask(phi, past, x, h.detach())[0] + shift
+                return F.cross_entropy(F.linear(z, *theta[2:]), y), z
+
+            shift = torch.zeros(SIZE, UNITS, dtype=torch.float64)
+            (gradients, g), (value, z) = torch.func.grad_and_value(loss, argnums=(0, 1), has_aux=True)(now, shift)
+            now = tuple(p - learner.rate * gradient for p, gradient in zip(now, gradients, strict=True))
+            history.append(Record(z.detach(), SIZE * g.detach(), z.detach().mean(0)))
+            total = total + value
+        return total
+
+    expected, value = torch.func.grad_and_value(window_loss)(phi)
+    gradients, loss = learner.meta_gradient(phi, theta, [], batches)
+    torch.testing.assert_close(loss, value, rtol=0, atol=1e-12)
+    torch.testing.assert_close(gradients, expected, rtol=0, atol=1e-12)
+
+
 def test_overlapping_windows_equal_summed_versions_while_phi_stands_still():
     """One leaf a step, derivatives added up: equal as long as all versions hold the same values."""
     learner, phi, theta, batches = setting(steps=5)
@@ -184,6 +230,29 @@ def test_a_mask_below_a_tenth_is_zero_and_has_no_gradient():
     gradients, _ = learner.meta_gradient(phi, theta, [], batches)
     assert gradients["mask bias"][1] == 0
     assert gradients["mask bias"][0] != 0
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.1])
+def test_gates_of_the_input_by_hand(threshold):
+    gates = InputMask(Architecture(hidden=(4, 3)).build((2,)), 5, threshold=threshold)
+    phi = doubles(gates.initial(torch_generator(0, "phi")))
+    phi["mask bias"] = torch.linspace(-6, 6, 5).double()
+    x = torch.randn(SIZE, 2, generator=torch_generator(1, "x"), dtype=torch.float64)
+    f = F.relu(F.relu(x @ phi["weight 0"].T + phi["bias 0"]) @ phi["weight 1"].T + phi["bias 1"])
+    expected = torch.sigmoid(f @ phi["mask"] + phi["mask bias"])
+    assert (expected < 0.1).any()
+    expected[expected < threshold] = 0
+    torch.testing.assert_close(gates(phi, [], x, x), expected[None])
+
+
+def test_gates_of_images_can_be_convolutional():
+    gates = InputMask(Architecture("conv", hidden=(4,), channels=(2,)).build((1, 8, 8)), 5)
+    phi = gates.initial(torch_generator(0, "phi"))
+    assert phi["weight 0"].shape == (2, 1, 3, 3)
+    x = torch.randn(SIZE, 1, 8, 8, generator=torch_generator(1, "x"))
+    masks = gates(phi, [], x, x)
+    assert masks.shape == (1, SIZE, 5)
+    assert not torch.equal(masks[0, 0], masks[0, 1])
 
 
 def test_permuted_units_have_permuted_masks():

@@ -8,11 +8,12 @@ import clenv
 from clenv.agents.masking import clip
 from clenv.agents.meta_mask import MetaMask
 from clenv.env import ContinualEnv
-from clenv.errors import SettingsError
+from clenv.errors import CapabilityError, DataError, SettingsError
 from clenv.evaluation.leftovers import find_examples
 from clenv.events import Exactness, UnlearnRequest
 from clenv.settings import Settings
 from clenv.task import Scenario
+from clenv.testing import check_agent
 
 HIDDEN = {"paradigm": "domain", "task_labels": "hidden"}
 
@@ -158,6 +159,13 @@ def test_pretraining_plays_episodes_and_the_stream_begins_anew(make_tasks):
     assert agent.played == 12
 
 
+def test_a_task_of_the_stream_cannot_be_meta_trained_on(make_tasks):
+    tasks = make_tasks(2)
+    life(tasks, {}, tasks[1:])  # without steps there is no such phase
+    with pytest.raises(DataError, match="two tasks are called 't1'"):
+        life(tasks, {"pretrain_steps": 4}, tasks[1:])
+
+
 def test_masked_gradients_leave_the_answers_alone(make_tasks):
     """Before the first step it answers as without a mask; after it not."""
     answers = []
@@ -185,9 +193,23 @@ def test_the_inner_network_can_start_anew_with_each_visit(make_tasks):
     assert same(start, agent.theta)
     play(env, agent, 1)
     assert not same(start, agent.theta)
-    _, steady = life(make_tasks(2))
-    play(_, steady, 6)
+    env, steady = life(make_tasks(2))
+    play(env, steady, 6)
     assert not same(start, steady.theta)
+    with pytest.raises(CapabilityError, match="expected announce_switches=True"):
+        life(make_tasks(2), {"announce_switches": False}, reset_on_switch=True)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        pytest.param(check, id=check.name)
+        for check in check_agent("meta-mask", window=4, meta_every=2, masked="both")
+        if check.name.startswith("a-killed-run")
+    ],
+)
+def test_conformance_with_overlapping_windows(check):
+    check()
 
 
 def test_figures_and_pictures_show_the_masks(make_tasks):
