@@ -117,6 +117,21 @@ def test_the_lookahead_is_the_step_made_without_regulariser(make_tasks):
         assert any(not torch.equal(p, old) for p, old in zip(agent.theta, before, strict=True))
 
 
+def test_looking_a_plain_gradient_step_ahead_is_looking_where_plain_sgd_steps(make_tasks):
+    rates = {"learning_rate": 0.1, "beta": 1.0, "schedule": (0, 1)}
+    thetas = {
+        (optimizer, where): lived(make_tasks, optimizer=optimizer, lookahead=where, **rates).theta
+        for optimizer in ("sgd", "adam")
+        for where in ("optimizer", "gradient", "none")
+    }
+    same = {
+        (optimizer, where): all(map(torch.equal, thetas[optimizer, "optimizer"], thetas[optimizer, where]))
+        for optimizer, where in thetas
+    }
+    assert same["sgd", "gradient"]
+    assert not any(same[each] for each in [("sgd", "none"), ("adam", "gradient"), ("adam", "none")])
+
+
 def test_stored_targets_equal_those_of_a_snapshot(make_tasks):
     env = world(make_tasks)
     agent = clenv.make_agent("hnet", env, **SMALL, subset=None)
@@ -373,6 +388,28 @@ def test_nothing_of_a_removed_task_is_kept(make_tasks, erasure):
     assert receipt.changed == (() if erasure == "drop" else (0, 2))
     assert torch.equal(agent.slots[0]["e"], kept[0][0])
     assert torch.equal(agent.slots[0]["target"], kept[0][1])
+
+
+@pytest.mark.parametrize("erasure", ["retarget", "noise", "norm"])
+def test_erasures_are_steps_towards_their_goals_by_hand(make_tasks, erasure):
+    """Adam on ``gamma ||h(e_f) - goal||^2 + beta / |S| sum_k ||h(e_k) - W*_k||^2``; the goal is drawn once, or anew."""
+    agent = double(lived(make_tasks, erasure=erasure, erasure_steps=3, gamma=0.3, beta=0.2))
+    h, theta = agent._hypernetwork, [torch.nn.Parameter(p.detach().clone()) for p in agent.theta]
+    e = torch.stack([agent.slots[k]["e"].detach() for k in (0, 1, 2)])
+    targets = [agent.slots[k]["target"] for k in (0, 2)]
+    networks = [h.target.initial(agent.generator("erasure", 1, step), torch.device("cpu")) for step in range(3)]
+    goals = {"retarget": networks[:1] * 3, "noise": networks, "norm": [torch.zeros_like(networks[0])] * 3}[erasure]
+    optimizer = torch.optim.Adam(theta, 1e-3)
+    for goal in goals:
+        optimizer.zero_grad()
+        W = h.weights(theta, e)
+        held = sum((W[k] - target).square().sum() for k, target in zip((0, 2), targets, strict=True)) / 2
+        (0.3 * (W[1] - goal).square().sum() + 0.2 * held).backward()
+        optimizer.step()
+    assert not torch.allclose(agent.theta[-1], theta[-1], atol=1e-3)
+    agent.unlearn(request(1))
+    for mine, theirs in zip(agent.theta, theta, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-7)
 
 
 @pytest.mark.parametrize("erasure", ERASURES)
