@@ -1,5 +1,6 @@
 """Facts about hypernetworks: the regulariser equation by equation, what is kept, and what unlearning leaves."""
 
+import math
 from itertools import combinations, pairwise
 
 import pytest
@@ -10,6 +11,7 @@ import clenv
 from clenv.agent import tensors
 from clenv.agents.backbone import Architecture
 from clenv.agents.hnet import HNET, output_penalty
+from clenv.agents.hnet_inferred import entropy
 from clenv.agents.hypernetwork import Hypernetwork, Target
 from clenv.errors import CapabilityError, SettingsError
 from clenv.events import Exactness, UnlearnRequest
@@ -347,6 +349,9 @@ def test_the_surest_network_answers(make_tasks):
 
 def test_entropy_survives_probabilities_that_vanish(make_tasks):
     """Multiplying p by its logarithm would give nan, which decides the choice."""
+    q = torch.tensor([0.5, 0.3, 0.2])
+    by_hand = [math.log(2), -sum(p * math.log(p) for p in q.tolist())]
+    assert entropy(torch.stack([torch.tensor([0.0, 0.0, -200.0]), q.log() + 7])).tolist() == pytest.approx(by_hand)
     agent = lived(make_tasks, cls="hnet-ent", settings={"paradigm": "domain", "task_labels": "train-only"})
     with torch.no_grad():
         for slot in agent.slots.values():
@@ -393,7 +398,7 @@ def test_nothing_of_a_removed_task_is_kept(make_tasks, erasure):
 @pytest.mark.parametrize("erasure", ["retarget", "noise", "norm"])
 def test_erasures_are_steps_towards_their_goals_by_hand(make_tasks, erasure):
     """Adam on ``gamma ||h(e_f) - goal||^2 + beta / |S| sum_k ||h(e_k) - W*_k||^2``; the goal is drawn once, or anew."""
-    agent = double(lived(make_tasks, erasure=erasure, erasure_steps=3, gamma=0.3, beta=0.2))
+    agent = double(lived(make_tasks, erasure=erasure, erasure_steps=3, gamma=0.3, beta=0.2, weight_decay=0.1))
     h, theta = agent._hypernetwork, [torch.nn.Parameter(p.detach().clone()) for p in agent.theta]
     e = torch.stack([agent.slots[k]["e"].detach() for k in (0, 1, 2)])
     targets = [agent.slots[k]["target"] for k in (0, 2)]
