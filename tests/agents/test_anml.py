@@ -120,6 +120,16 @@ def test_a_meta_step_every_trajectory_and_earlier_minibatches_in_its_loss(make_t
     assert play(env, agent, 1)[0]["meta loss"] > 0
 
 
+def test_what_is_kept_is_a_fair_draw_of_all_minibatches(make_tasks, monkeypatch):
+    monkeypatch.setattr("clenv.agents.anml._KEPT", 200)
+    agent = life(make_tasks(4))[1]
+    for number in range(500):
+        agent._keep(Minibatch(torch.full((4, 6), float(number)), torch.zeros(4, dtype=torch.int64), 3))
+    kept = torch.tensor([batch.x[0, 0].item() for batch in agent.kept])
+    assert len(kept.unique()) == 50
+    assert kept.mean() == pytest.approx(250, abs=60)  # three standard errors
+
+
 def test_units_of_the_classes_to_come_are_drawn_anew_and_no_others(make_tasks):
     agent = life(make_tasks(4))[1]
     before = tuple(p.detach() for p in agent.start)
