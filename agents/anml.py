@@ -256,7 +256,7 @@ class ANML(Learner):
         return [self.kept[place] for place in chosen.tolist()]
 
     def _keep(self, batch: Minibatch) -> None:
-        """Keep a minibatch while there is room, later in a random place among all seen, if that is kept (a reservoir)."""
+        """Keep a minibatch so that each of all seen is as likely to be kept as any other (reservoir sampling)."""
         room = max(1, _KEPT // self._spec.batch_size)
         place = int(torch.randint(self.seen + 1, (), generator=self.generator("keep", self.seen)))
         if len(self.kept) < room:
