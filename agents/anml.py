@@ -256,13 +256,12 @@ class ANML(Learner):
         return [self.kept[place] for place in chosen.tolist()]
 
     def _keep(self, batch: Minibatch) -> None:
-        """Let a minibatch take a random place among all seen; the first places are kept (reservoir sampling)."""
-        place = self.seen
-        if place >= max(1, _KEPT // self._spec.batch_size):
-            place = int(torch.randint(self.seen + 1, (), generator=self.generator("keep", self.seen)))
-        if place == len(self.kept):
+        """Keep a minibatch so that each of all seen is as likely to be kept as any other (reservoir sampling)."""
+        room = max(1, _KEPT // self._spec.batch_size)
+        place = int(torch.randint(self.seen + 1, (), generator=self.generator("keep", self.seen)))
+        if len(self.kept) < room:
             self.kept.append(batch)
-        elif place < len(self.kept):
+        elif place < room:
             self.kept[place] = batch
         self.seen += 1
 

@@ -76,9 +76,12 @@ class HNETEntropy(HNETInferred):
     losses: ClassVar[tuple[Loss, ...]] = ("cross_entropy",)
 
     def _inferred(self, tasks: Sequence[int], x: Tensor, W: Tensor) -> Tensor:
-        """Return the task with the least entropy, computed from log-probabilities: they stay finite."""
-        entropies = []
-        for task, of_task in zip(tasks, W, strict=True):
-            log_p = F.log_softmax(self.answer(x, of_task)[:, : self._spec.outputs(task)], 1)
-            entropies.append(-(log_p.exp() * log_p).sum(1))
-        return torch.stack(entropies).argmin(0)
+        """Return the task with the least entropy."""
+        counted = [self.answer(x, W_k)[:, : self._spec.outputs(task)] for task, W_k in zip(tasks, W, strict=True)]
+        return torch.stack([entropy(logits) for logits in counted]).argmin(0)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Return the entropy of each answer, shape ``(n,)``; from log-probabilities, so that it stays finite."""
+    log_p = F.log_softmax(logits, 1)
+    return -(log_p.exp() * log_p).sum(1)

@@ -7,9 +7,9 @@ announced; the next targets then choose the slot that fits them best under its s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.settings import StreamSpec
 
 from .hnet import HNET
+from .hnet_inferred import entropy
 from .learning import loss_of
 
 
@@ -76,6 +77,9 @@ class HNETOnline(HNET):
         """Largest number of slots."""
         inner_steps: int = 1
         """Steps taken on each minibatch; the tasks protected in a step are drawn anew for each."""
+        infer: Literal["active", "entropy"] = "active"
+        """Who answers held-out inputs: the active slot, which answers the stream, or for each input the slot whose
+        network is surest of it (HNET+ENT)."""
 
         def __post_init__(self) -> None:
             """Check the ranges."""
@@ -95,22 +99,33 @@ class HNETOnline(HNET):
         self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
     ) -> None:
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
+        if self._hyper.infer == "entropy" and spec.loss == "mse":
+            raise SettingsError("infer='entropy' needs class labels, but the targets are numbers: take infer='active'")
         self.records: dict[int, Record] = {}
         self.active: int | None = None
         self.surprises = 0
         self.stay = 0
 
-    # Answers: those of the active slot, whatever the input
+    # Answers
 
     def predict(self, x: Tensor, task: int | None = None) -> Tensor:
-        """Answer inputs with the active slot's network; a label is ignored."""
+        """Answer inputs with the active slot's network, or that of the surest slot; a label is ignored."""
         del task
-        return super().predict(x, self.active or 0)
+        return self._read(self.answer, x)
 
     def features(self, x: Tensor, task: int | None = None) -> Tensor:
-        """Return the output of the active slot's backbone."""
+        """Return the output of the backbone that answers."""
         del task
-        return super().features(x, self.active or 0)
+        return self._read(self._target.features, x)
+
+    @torch.no_grad()
+    def _read(self, read: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> Tensor:
+        """Return what is read off the active slot's network, or off that of the slot which is surest of each input."""
+        if self._hyper.infer == "active" or not self.slots:
+            return read(x, self.networks([self.active or 0])[0])
+        W = self._held(list(self.slots))
+        surest = torch.stack([entropy(self.answer(x, W_k)) for W_k in W]).argmin(0)
+        return torch.stack([read(x, W_k) for W_k in W])[surest, torch.arange(len(x), device=x.device)]
 
     def gate(self, task: int) -> Mapping[str, Tensor]:
         """Return nothing: slots are found by their loss, none is a task's."""
@@ -118,9 +133,9 @@ class HNETOnline(HNET):
         return {}
 
     def step(self, observation: Mapping[str, Any]) -> Tensor:
-        """Answer with the active slot, with the graph that `observe` learns from."""
+        """Answer with the active slot; with the graph that `observe` learns from, if that slot learns at once."""
         if self.running is None or self._spec.label_delay:
-            return self.predict(observation["x"])
+            return super().predict(observation["x"], self.active or 0)
         return self.forward(observation["x"])
 
     def capacity(self) -> Mapping[str, float]:

@@ -1,6 +1,7 @@
 """ANML: its meta gradient, what its inner steps move, what is left of meta-training, and what that is good for."""
 
 import runpy
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from clenv.agents.anml import ANML, Minibatch, joined
 from clenv.errors import CapabilityError, SettingsError
 from clenv.evaluation.leftovers import find_examples
 from clenv.events import Exactness, UnlearnRequest
+from clenv.rng import torch_generator
 from clenv.settings import Settings
 
 HIDDEN = {"paradigm": "domain", "task_labels": "hidden"}
@@ -64,6 +66,50 @@ def test_the_meta_gradient_equals_central_differences_and_first_order_does_not(m
     assert errors[0] < 1e-7 < 1e-4 < errors[1]
 
 
+def test_the_meta_step_by_hand(make_tasks):
+    """The second one, so that there is something to remember; gates are small enough for a threshold to show."""
+    env, agent = life(make_tasks(4), inner_rate=0.5)
+    agent.phi["mask bias"].data = torch.linspace(-4, 4, 5)
+    play(env, agent, 5)
+    batches = [*agent.trajectory, Minibatch(env._x, env._y, 3), *agent._remembered()]
+    assert len(batches) == 4
+    trained = [p.detach().clone().requires_grad_() for p in (*agent.phi.values(), *agent.start)]
+    phi = dict(zip(agent.phi, trained, strict=False))
+    classes = torch.cat([batch.y for batch in batches[:3]]).unique()
+    theta = agent._redrawn(tuple(trained[len(phi) :]), classes, 3)
+
+    def loss(theta, x, y):
+        w1, w2, b1, b2, w, b = theta
+        below = F.relu(F.linear(x, phi["weight 0"], phi["bias 0"]))
+        below = F.relu(F.linear(below, phi["weight 1"], phi["bias 1"]))
+        h = F.relu(F.linear(F.relu(F.linear(x, w1, b1)), w2, b2))
+        return F.cross_entropy(F.linear(h * torch.sigmoid(below @ phi["mask"] + phi["mask bias"]), w, b), y)
+
+    for batch in batches[:3]:
+        gradients = torch.autograd.grad(loss(theta, batch.x, batch.y), theta, create_graph=True)
+        theta = [p - 0.5 * g for p, g in zip(theta, gradients, strict=True)]
+    optimizer = torch.optim.Adam(trained, lr=0.01)
+    optimizer.load_state_dict(deepcopy(agent.optimizer.state_dict()))
+    outer = loss(theta, torch.cat([batch.x for batch in batches]), torch.cat([batch.y for batch in batches]))
+    outer.backward()
+    optimizer.step()
+    assert play(env, agent, 1)[0]["meta loss"] == pytest.approx(outer.item(), rel=1e-5)
+    torch.testing.assert_close([p.detach() for p in (*agent.phi.values(), *agent.start)], [p.detach() for p in trained])
+
+
+def test_every_example_counts_as_much_however_many_columns_count(make_tasks):
+    agent = life(make_tasks(4), trajectory=1, inner_rate=1e-30)[1]
+    draws = torch_generator(0, "batches")
+    batches = [
+        Minibatch(torch.randn(size, 6, generator=draws), torch.arange(size) % 2, outputs)
+        for size, outputs in ((4, 3), (2, 2))
+    ]
+    phi, start = dict(agent.phi), tuple(agent.start)
+    alone = [agent._meta_loss(phi, start, [batch], batches[0].y.unique()).item() for batch in batches]
+    together = agent._meta_loss(phi, start, batches, batches[0].y.unique()).item()
+    assert together == pytest.approx((4 * alone[0] + 2 * alone[1]) / 6)
+
+
 def test_a_meta_step_every_trajectory_and_earlier_minibatches_in_its_loss(make_tasks):
     env, agent = life(make_tasks(4))
     figures = play(env, agent, 8)
@@ -72,6 +118,16 @@ def test_a_meta_step_every_trajectory_and_earlier_minibatches_in_its_loss(make_t
     assert len(agent._remembered()) == 1
     assert same(agent.theta, agent.start)
     assert play(env, agent, 1)[0]["meta loss"] > 0
+
+
+def test_what_is_kept_is_a_fair_draw_of_all_minibatches(make_tasks, monkeypatch):
+    monkeypatch.setattr("clenv.agents.anml._KEPT", 200)
+    agent = life(make_tasks(4))[1]
+    for number in range(500):
+        agent._keep(Minibatch(torch.full((4, 6), float(number)), torch.zeros(4, dtype=torch.int64), 3))
+    kept = torch.tensor([batch.x[0, 0].item() for batch in agent.kept])
+    assert len(kept.unique()) == 50
+    assert kept.mean() == pytest.approx(250, abs=60)  # three standard errors
 
 
 def test_units_of_the_classes_to_come_are_drawn_anew_and_no_others(make_tasks):

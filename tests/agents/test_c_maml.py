@@ -1,6 +1,7 @@
 """Continual-MAML: its gradients, update modulation, prolonged adaptation, what it drops on request, what it reaches."""
 
 import math
+from dataclasses import replace
 from statistics import mean
 
 import pytest
@@ -181,6 +182,30 @@ def test_a_boundary_is_suspected_at_a_switch_and_nowhere_else(prolonged):
     assert all(step < 30 for step, f in enumerate(finish(env, agent)) if f["boundary"])
 
 
+def test_no_outer_step_is_taken_where_a_switch_is_suspected(make_tasks):
+    env, agent = life(make_tasks(2), threshold=-1e9)
+    start = [p.detach().clone() for p in agent.phi]
+    assert all(figures["boundary"] for figures in finish(env, agent))
+    assert same(start, agent.phi)
+    assert not same(agent._theta, agent.phi)
+
+
+@pytest.mark.parametrize("prolonged", [False, True])
+def test_suspicion_is_what_adapting_on_would_gain(make_tasks, prolonged):
+    """A switch is suspected if adapting from where the minibatch finds the learner lowers the loss by gamma."""
+    suspected = []
+    for below in (False, True):
+        env, agent = life(make_tasks(2), prolonged=prolonged, inner_rate=0.1, threshold=1e9)
+        for _ in range(3):
+            env.step(agent)
+        batch = Minibatch(3, env._x, env._y, 3)
+        start = agent._theta if prolonged else agent.phi
+        gain = agent._loss(agent._theta, batch) - agent._loss(agent._adapt(start, batch, graph=False), batch)
+        agent._hyper = replace(agent._hyper, threshold=gain.item() + (-1e-4 if below else 1e-4))
+        suspected.append(env.step(agent)[4]["figures"]["boundary"])
+    assert suspected == [0.0, 1.0]
+
+
 def test_with_a_boundary_at_every_step_prolonged_adaptation_starts_again_each_time(make_tasks):
     def thetas(threshold):
         env, agent = life(make_tasks(2), prolonged=True, threshold=threshold)
@@ -196,8 +221,19 @@ def test_with_a_boundary_at_every_step_prolonged_adaptation_starts_again_each_ti
     assert thetas(None) == [True] + [False] * 14
 
 
-def test_prolonged_adaptation_learns_from_pairs_of_halves(make_tasks):
-    env, agent = life(make_tasks(1), {"schedule": (0, 0)}, prolonged=True, optimizer="sgd", learning_rate=0.1)
+def test_prolonged_adaptation_starts_again_one_step_after_a_suspicion(make_tasks, monkeypatch):
+    env, agent = life(make_tasks(1), {"schedule": (0, 0)}, prolonged=True)
+    for flag, again in ((False, True), (False, False), (True, False), (False, True), (False, False)):
+        monkeypatch.setattr(agent, "_suspects_switch", lambda *_, flag=flag, **__: flag)
+        before, batch = agent._theta, Minibatch(0, env._x, env._y, 3)
+        env.step(agent)
+        assert same(agent._theta, agent._adapt(agent.phi if again else before, batch, graph=False))
+
+
+@pytest.mark.parametrize("strength", [None, 0.5])
+def test_prolonged_adaptation_learns_from_pairs_of_halves(make_tasks, strength):
+    options = {"prolonged": True, "modulation": strength, "optimizer": "sgd", "learning_rate": 0.1}
+    env, agent = life(make_tasks(1), {"schedule": (0, 0)}, **options)
     batches, start = [], [p.detach().clone() for p in agent.phi]
     for step in range(9):
         assert same(agent.phi, start)
@@ -208,19 +244,27 @@ def test_prolonged_adaptation_learns_from_pairs_of_halves(make_tasks):
     _, twin = life(make_tasks(1), {"schedule": (0, 0)}, prolonged=True)
     pairs = zip(batches[:5], batches[4:], strict=True)
     losses = [twin._loss(twin._adapt(twin.phi, a, graph=True), b) for a, b in pairs]
-    gradients = torch.autograd.grad(sum(losses) / 5, twin.phi)
-    expected = [p.detach() - 0.1 * g for p, g in zip(twin.phi, gradients, strict=True)]
+    loss = sum(losses) / 5
+    gradients = torch.autograd.grad(loss, twin.phi)
+    factor = 1 if strength is None else 1 - math.exp(-strength * loss.item())
+    expected = [p.detach() - 0.1 * factor * g for p, g in zip(twin.phi, gradients, strict=True)]
     torch.testing.assert_close([p.detach() for p in agent.phi], expected)
 
 
 def test_the_batch_that_reveals_a_switch_is_in_no_pair(make_tasks, monkeypatch):
-    env, agent = life(make_tasks(1), {"schedule": (0, 0)}, prolonged=True, threshold=0.0)
-    for number, flag in enumerate((False, False, False, True)):
-        monkeypatch.setattr(agent, "_suspects_switch", lambda *_, flag=flag, **__: flag)
-        before = [p.detach().clone() for p in agent.phi]
+    options = {"prolonged": True, "optimizer": "sgd", "learning_rate": 0.1}
+    env, agent = life(make_tasks(1), {"schedule": (0, 0)}, **options)
+    for _ in range(3):
         env.step(agent)
-        assert same(agent.phi, before) != flag
-        assert [batch.step for batch in agent.buffer] == ([] if flag else list(range(number + 1)))
+    assert [batch.step for batch in agent.buffer] == [0, 1, 2]
+    pairs = zip(agent.buffer[:2], agent.buffer[1:], strict=True)
+    losses = [agent._loss(agent._adapt(agent.phi, a, graph=True), b) for a, b in pairs]
+    gradients = torch.autograd.grad(sum(losses) / 2, agent.phi)
+    expected = [p.detach() - 0.1 * g for p, g in zip(agent.phi, gradients, strict=True)]
+    monkeypatch.setattr(agent, "_suspects_switch", lambda *_, **__: True)
+    env.step(agent)
+    torch.testing.assert_close([p.detach() for p in agent.phi], expected)
+    assert agent.buffer == []
 
 
 def test_its_labels_cannot_reach_its_answer(make_tasks):

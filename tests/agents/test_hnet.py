@@ -1,5 +1,6 @@
 """Facts about hypernetworks: the regulariser equation by equation, what is kept, and what unlearning leaves."""
 
+import math
 from itertools import combinations, pairwise
 
 import pytest
@@ -10,6 +11,7 @@ import clenv
 from clenv.agent import tensors
 from clenv.agents.backbone import Architecture
 from clenv.agents.hnet import HNET, output_penalty
+from clenv.agents.hnet_inferred import entropy
 from clenv.agents.hypernetwork import Hypernetwork, Target
 from clenv.errors import CapabilityError, SettingsError
 from clenv.events import Exactness, UnlearnRequest
@@ -117,6 +119,21 @@ def test_the_lookahead_is_the_step_made_without_regulariser(make_tasks):
         assert any(not torch.equal(p, old) for p, old in zip(agent.theta, before, strict=True))
 
 
+def test_looking_a_plain_gradient_step_ahead_is_looking_where_plain_sgd_steps(make_tasks):
+    rates = {"learning_rate": 0.1, "beta": 1.0, "schedule": (0, 1)}
+    thetas = {
+        (optimizer, where): lived(make_tasks, optimizer=optimizer, lookahead=where, **rates).theta
+        for optimizer in ("sgd", "adam")
+        for where in ("optimizer", "gradient", "none")
+    }
+    same = {
+        (optimizer, where): all(map(torch.equal, thetas[optimizer, "optimizer"], thetas[optimizer, where]))
+        for optimizer, where in thetas
+    }
+    assert same["sgd", "gradient"]
+    assert not any(same[each] for each in [("sgd", "none"), ("adam", "gradient"), ("adam", "none")])
+
+
 def test_stored_targets_equal_those_of_a_snapshot(make_tasks):
     env = world(make_tasks)
     agent = clenv.make_agent("hnet", env, **SMALL, subset=None)
@@ -183,12 +200,12 @@ def test_without_other_tasks_or_strength_it_is_plain_training(make_tasks):
 
 
 def test_embeddings_of_other_tasks_are_frozen(make_tasks):
-    env = world(make_tasks, (0, 1, 0))
+    env = world(make_tasks, (0, 1, 2, 0))
     agent = clenv.make_agent("hnet", env, **SMALL)
     play(env, agent, 10)
     kept = agent.slots[0]["e"].detach().clone()
     target = agent.slots[0]["target"].clone()
-    play(env, agent, 10)
+    play(env, agent, 20)
     assert torch.equal(agent.slots[0]["e"], kept)
     assert torch.equal(agent.slots[0]["target"], target)  # nor is the target made anew by the later generator
     play(env, agent, 10)
@@ -275,6 +292,9 @@ def test_figures_name_penalty_and_drift(make_tasks):
     assert figures[9] is None
     assert set(figures[11]) == {"penalty", "drift"}
     assert 0 < figures[11]["drift"] < 0.5
+    env = world(make_tasks)
+    agent = clenv.make_agent("hnet", env, **SMALL, beta=0.0)  # there is no penalty to compute
+    assert [env.step(agent)[-1]["figures"] for _ in range(12)] == [None] * 12
 
 
 def test_the_picture_shows_the_drift_of_every_tensor(make_tasks):
@@ -329,6 +349,9 @@ def test_the_surest_network_answers(make_tasks):
 
 def test_entropy_survives_probabilities_that_vanish(make_tasks):
     """Multiplying p by its logarithm would give nan, which decides the choice."""
+    q = torch.tensor([0.5, 0.3, 0.2])
+    by_hand = [math.log(2), -sum(p * math.log(p) for p in q.tolist())]
+    assert entropy(torch.stack([torch.tensor([0.0, 0.0, -200.0]), q.log() + 7])).tolist() == pytest.approx(by_hand)
     agent = lived(make_tasks, cls="hnet-ent", settings={"paradigm": "domain", "task_labels": "train-only"})
     with torch.no_grad():
         for slot in agent.slots.values():
@@ -372,11 +395,35 @@ def test_nothing_of_a_removed_task_is_kept(make_tasks, erasure):
     assert torch.equal(agent.slots[0]["target"], kept[0][1])
 
 
+@pytest.mark.parametrize("erasure", ["retarget", "noise", "norm"])
+def test_erasures_are_steps_towards_their_goals_by_hand(make_tasks, erasure):
+    """Adam on ``gamma ||h(e_f) - goal||^2 + beta / |S| sum_k ||h(e_k) - W*_k||^2``; the goal is drawn once, or anew."""
+    agent = double(lived(make_tasks, erasure=erasure, erasure_steps=3, gamma=0.3, beta=0.2, weight_decay=0.1))
+    h, theta = agent._hypernetwork, [torch.nn.Parameter(p.detach().clone()) for p in agent.theta]
+    e = torch.stack([agent.slots[k]["e"].detach() for k in (0, 1, 2)])
+    targets = [agent.slots[k]["target"] for k in (0, 2)]
+    networks = [h.target.initial(agent.generator("erasure", 1, step), torch.device("cpu")) for step in range(3)]
+    goals = {"retarget": networks[:1] * 3, "noise": networks, "norm": [torch.zeros_like(networks[0])] * 3}[erasure]
+    optimizer = torch.optim.Adam(theta, 1e-3)
+    for goal in goals:
+        optimizer.zero_grad()
+        W = h.weights(theta, e)
+        held = sum((W[k] - target).square().sum() for k, target in zip((0, 2), targets, strict=True)) / 2
+        (0.3 * (W[1] - goal).square().sum() + 0.2 * held).backward()
+        optimizer.step()
+    assert not torch.allclose(agent.theta[-1], theta[-1], atol=1e-3)
+    agent.unlearn(request(1))
+    for mine, theirs in zip(agent.theta, theta, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-7)
+
+
 @pytest.mark.parametrize("erasure", ERASURES)
 def test_without_its_last_task_the_agent_is_as_it_was_made(make_tasks, erasure):
     agent = lived(make_tasks, (0, 1), erasure=erasure, erasure_steps=5, rebuild_steps=5)
     assert agent.unlearn(request(0)).level is Exactness.INTERFACE
+    agent.enter(1)
     assert agent.unlearn(request(1)).level is Exactness.EXACT
+    assert (agent.slots, agent.optimizers, agent.seen, agent.running) == ({}, {}, [], None)
     fresh = clenv.make_agent("hnet", world(make_tasks), **SMALL)
     mine, theirs = tensors(agent.state_dict()), tensors(fresh.state_dict())
     assert len(mine) == len(theirs)

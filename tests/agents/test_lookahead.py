@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from clenv.agent import tensors
 from clenv.agents.lookahead import lookahead
 from clenv.rng import torch_generator
 
@@ -31,6 +32,7 @@ def test_it_is_the_step_that_would_be_made(make):
         state = copy.deepcopy(optimizer.state_dict())
         changes = lookahead(optimizer, parameters, gradients)
         assert repr(optimizer.state_dict()) == repr(state)
+        assert all(map(torch.equal, tensors(optimizer.state_dict()), tensors(state)))  # to the last bit
         assert all(torch.equal(p, old) for p, old in zip(parameters, before, strict=True))
         optimizer.step()
         for parameter, old, change in zip(parameters, before, changes, strict=True):
