@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def difference(found: object, expected: object, where: str = "") -> str | None:
-    """Return where two nested states differ first, in words; None if they are equal bit for bit."""
+    """Return where two nested states differ first, in words; None if they are equal bit for bit, on any devices."""
     place = where or "the whole"
     if isinstance(found, Tensor) and isinstance(expected, Tensor):
         return _tensor_difference(found, expected, place)
@@ -29,12 +29,13 @@ def difference(found: object, expected: object, where: str = "") -> str | None:
 
 
 def _tensor_difference(found: Tensor, expected: Tensor, place: str) -> str | None:
-    forms = [f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}" for tensor in (found, expected)]
+    forms = [f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in (found, expected)]
     if forms[0] != forms[1]:
         return f"{place} is a tensor {forms[0]}, expected {forms[1]}"
-    if torch.equal(_bits(found), _bits(expected)):
+    a, b = found.detach().cpu(), expected.detach().cpu()
+    if torch.equal(_bits(a), _bits(b)):
         return None
-    number = int((found.detach() != expected.detach()).sum())
+    number = int((a != b).sum())
     return f"{place}, {number} of {found.numel()} values differ"
 
 

@@ -3,24 +3,11 @@
 from collections.abc import Iterator
 
 import pytest
+from quick import QUICK
 from small_fashion import write_fashion_mnist
 
 from clenv.registry import agent_class, agent_names, scenario_ids
 from clenv.testing import Check, check_agent, check_scenario
-
-_HNET = {"erasure_steps": 3}
-_HNET_REPLAY = {**_HNET, "refresh_steps": 3}
-_REPLAY = {"removal_steps": 2, "capacity": 50}
-_EPISODES = {**_REPLAY, "segment_examples": 10}
-_OFFLINE = {"epochs": 1}
-QUICK = {
-    **dict.fromkeys(("hnet", "hnet-ent", "hnet-online"), _HNET),
-    **dict.fromkeys(("hnet-r", "hnet-tir"), _HNET_REPLAY),
-    **dict.fromkeys(("er", "der", "derpp"), _REPLAY),
-    **dict.fromkeys(("agem", "gem"), _EPISODES),
-    **dict.fromkeys(("joint", "gdumb"), _OFFLINE),
-}
-"""Hyperparameters that spare time, by agent."""
 
 
 def checks() -> Iterator[tuple[str, Check]]:

@@ -317,7 +317,9 @@ def same_again(
 
 
 def _fresh(make: MakeAgent, env: ContinualEnv, seed: int | None) -> Agent:
-    return make(env) if seed is None else make(env, seed=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ClenvWarning)  # about the agent: said when it was first made
+        return make(env) if seed is None else make(env, seed=seed)
 
 
 def _facts(agent: Agent) -> dict[str, Any]:

@@ -146,7 +146,7 @@ class Hearing:
         return agent
 
     def _name(self, task: int) -> str:
-        epoch = max(visit.epoch for _, visit in self._visits if visit.task == task)
+        epoch = max((visit.epoch for _, visit in self._visits if visit.task == task), default=1)
         own = self._env.tasks[task].id
         return own if epoch < 2 else f"{own}#{epoch}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from clenv.agent import Agent
 from clenv.env import ContinualEnv
-from clenv.errors import DataError
+from clenv.errors import ClenvWarning, DataError
 from clenv.task import Scenario
 
 WINDOW = 10
@@ -60,7 +61,9 @@ class Relearning:
 def twin(agent: Agent) -> Agent:
     """Return a copy of an agent: same class, seed and hyperparameters, same state, nothing shared."""
     options = {item.name: getattr(agent.hyperparameters, item.name) for item in fields(agent.hyperparameters)}
-    copy = type(agent)(agent.spec, seed=agent.seed, device=agent.device, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ClenvWarning)  # about the agent: said when it was first made
+        copy = type(agent)(agent.spec, seed=agent.seed, device=agent.device, **options)
     copy.load_state_dict(agent.state_dict())
     return copy
 

@@ -229,7 +229,7 @@ class Witness(Relay):
 def probe(env: ContinualEnv, task: int, rows: int = _PROBES) -> tuple[Tensor, int | None]:
     """Return held-out inputs of a task, and its label as the stream tells it."""
     told = task if env.settings.task_labels == "given" else None
-    return env.tasks[task].test.x[:rows], told
+    return env.tasks[task].test.to(torch.device(env.settings.device)).x[:rows], told
 
 
 def outputs_by_task(agent: Agent, env: ContinualEnv) -> list[Tensor]:

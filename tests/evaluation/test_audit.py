@@ -237,6 +237,18 @@ def test_what_hides_beside_the_state_is_noticed(judged):
     assert any("its state is not all that it answers blob-0 with" in reason for reason in verdict.reasons)
 
 
+def test_what_hides_from_tasks_not_yet_visited_is_noticed(judged):
+    [verdict] = judged("cheaters:Moody", schedule=(0, 1, 2), requests=Script((unlearn(0, step=20),)))
+    assert any("answers blob-0, blob-1, blob-2 with" in reason for reason in verdict.reasons)
+
+
+def test_the_audit_does_not_repeat_what_was_said_when_the_agent_was_made(cache):
+    """Warnings are errors here: many agents are made for an audit, and each would say it again."""
+    with pytest.warns(ClenvWarning, match="cautious"):
+        env, learner = lived("cheaters:Cautious")
+    clenv.audit(env, learner, cache=cache)
+
+
 def test_untrue_receipts_fail(judged):
     [verdict] = judged("cheaters:Silent")
     assert verdict.claimed <= verdict.measured

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -116,6 +117,27 @@ class Hider(Independent):
     def unlearn(self, request: clenv.UnlearnRequest) -> Receipt:
         self._attic.update({task: self.learners[task] for task in request.tasks if task in self.learners})
         return super().unlearn(request)
+
+
+class Moody(Independent):
+    """Adds to every answer what its state does not show."""
+
+    _mood = 0.0
+
+    def predict(self, x: Tensor, task: int | None = None) -> Tensor:
+        return super().predict(x, task) + torch.tensor([self._mood, 0.0])
+
+    def unlearn(self, request: clenv.UnlearnRequest) -> Receipt:
+        self._mood = 1.0
+        return super().unlearn(request)
+
+
+class Cautious(Independent):
+    """Warns whenever it is made."""
+
+    def __init__(self, spec: clenv.StreamSpec, **options: Any) -> None:
+        super().__init__(spec, **options)
+        warnings.warn("be cautious", clenv.ClenvWarning, stacklevel=2)
 
 
 class Silent(HeadOnly):

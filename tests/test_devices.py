@@ -1,0 +1,84 @@
+"""Agents, scenarios and audits on a device other than the processor: the same bits, and no two places mixed."""
+
+import pytest
+import torch
+from elsewhere import Away, Elsewhere
+from quick import QUICK
+from small_fashion import write_fashion_mnist
+from torch import nn
+
+import clenv
+from clenv.agent import tensors
+from clenv.registry import agent_class, agent_names, scenario_ids
+from clenv.requests import Script, unlearn
+from clenv.states import difference
+from clenv.testing.worlds import EVENTFUL, Subject
+
+AGENTS = [name for name in agent_names() if agent_class(name).__module__.startswith("clenv.agents.")]
+SCENARIOS = [name for name in scenario_ids() if name.startswith("clenv/")]
+
+
+def test_the_other_device_minds_where_tensors_are():
+    """The control: what fails on a card fails here."""
+    here = torch.ones(2, 3)
+    with Elsewhere():
+        there = here.to("cuda")
+        assert (there.device.type, here.device.type, there.cpu().device.type) == ("cuda", "cpu", "cpu")
+        assert isinstance(nn.Parameter(there) @ torch.ones(3, device="cuda"), Away)
+        with pytest.raises(RuntimeError, match="same device"):
+            there + here
+        with pytest.raises(RuntimeError, match="same device"):
+            here[torch.tensor([0], device="cuda")]
+        with pytest.raises(RuntimeError, match="generator"):
+            torch.rand(2, device="cuda", generator=torch.Generator())
+        with pytest.raises(TypeError, match="numpy"):
+            there.numpy()
+        x = torch.ones(3, requires_grad=True)
+        (x.to("cuda") ** 2).sum().cpu().backward()
+        assert x.grad.tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_agents_live_the_same_life_there(name):
+    """Answers, losses, receipts and state, with requests and permanence; a copy made from the state is there too."""
+    subject = Subject(agent_class(name), QUICK.get(name, {}))
+    expected = subject.live(subject.env(requests=EVENTFUL)).bits()
+    with Elsewhere():
+        env = subject.env(requests=EVENTFUL, device="cuda")
+        life = subject.live(env)
+        assert difference(life.bits(), expected) is None
+        copy = subject.copy(env, life.agent).state_dict()
+        assert difference(copy, expected["state"]) is None
+        assert all(isinstance(tensor, Away) for tensor in tensors(copy) if isinstance(tensor, nn.Parameter))
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_scenarios_stream_the_same_examples_there(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLENV_DATA", str(write_fashion_mnist(tmp_path)))
+
+    def play(device):
+        env = clenv.make(name, device=device).unwrapped
+        agent = clenv.make_agent("finetune", env)
+        env.reset(seed=0)
+        for _ in range(3):
+            env.step(agent)
+        return env.score.losses.tolist(), env.evaluate(agent, [0], examples=16)
+
+    expected = play("cpu")
+    with Elsewhere():
+        assert repr(play("cuda")) == repr(expected)
+
+
+def test_audits_find_the_same_there(tmp_path):
+    """From what was kept in files, which are read to the processor."""
+    subject = Subject(agent_class("er"), QUICK["er"])
+
+    def audit(device):
+        env = subject.env(requests=Script((unlearn(0, step=10),)), device=device)
+        life = subject.live(env)
+        found = clenv.audit(env, life.agent, cache=tmp_path / device)
+        return [{name: value for name, value in vars(verdict).items() if name != "cost"} for verdict in found]
+
+    expected = audit("cpu")
+    with Elsewhere():
+        assert repr(audit("cuda")) == repr(expected)
