@@ -15,8 +15,8 @@ rest below it. The mask helps at this large inner rate (13.1 against 17.5, forty
 beat plain SGD at SGD's own best rate (9.7), and the last window of an epoch does not improve. A window loss of 3.47,
 five times ln 2, means that all masks are closed. To close them is cheapest if the output layer has a bias, which solves
 the change of class by itself (nine masks of ten are then 0); so it has none here. The last four epochs repeat the draws
-of the first four, so that the fall of the losses is not one of luck: over 64 seeds its median is 20 %, single seeds
-fall by -35 to 43 %, and rounding is enough to send a seed elsewhere. With ``--same-init`` all epochs begin with one
+of the first four, so that the fall of the losses is not one of luck: over 64 seeds its median is 21 %, single seeds
+fall by -20 to 39 %, and rounding is enough to send a seed elsewhere. With ``--same-init`` all epochs begin with one
 draw of the network, and the median is 26 %.
 """
 
