@@ -35,6 +35,7 @@ RETENTION: Mapping[str, Mapping[str, Any]] = {
     "beta = 0.01, lookahead, all tasks": {"subset": None},
     "beta = 0.01, no lookahead, all tasks": {"subset": None, "lookahead": "none"},
     "beta = 0.01, lookahead, one task a step": {},
+    **{f"beta = {beta:g}, lookahead, all tasks": {"subset": None, "beta": beta} for beta in (0.1, 1.0, 1e4)},
 }
 REPLAY: Mapping[str, Mapping[str, Any]] = {
     "finetune": {"learning_rate": 3e-3},
