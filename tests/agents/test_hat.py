@@ -548,7 +548,7 @@ def test_permuted_digits():
 
 
 def test_permuted_digits_that_come_back():
-    """Five tasks in turn, eight visits of 20 minibatches each: 0.92 (reference, within 0.02); less if weights freeze."""
+    """Five tasks in turn, eight visits of 20 minibatches each: 0.92 (reference, within 0.02); freezing costs some."""
     reached = {"refine": 0.0, "freeze": 0.0}
     for revisit, seed in itertools.product(reached, (0, 1)):
         env = clenv.make(
