@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from clenv.agent import Outcome
-from clenv.errors import SettingsError
+from clenv.errors import CapabilityError, SettingsError
 from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.settings import StreamSpec
 
@@ -100,7 +100,7 @@ class HNETOnline(HNET):
     ) -> None:
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
         if self._hyper.infer == "entropy" and spec.loss == "mse":
-            raise SettingsError("infer='entropy' needs class labels, but the targets are numbers: take infer='active'")
+            raise CapabilityError("infer='entropy' needs class labels, but the targets are numbers: take infer='active'")
         self.records: dict[int, Record] = {}
         self.active: int | None = None
         self.surprises = 0

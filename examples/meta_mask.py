@@ -16,8 +16,7 @@ beat plain SGD at SGD's own best rate (9.7), and the last window of an epoch doe
 five times ln 2, means that all masks are closed. To close them is cheapest if the output layer has a bias, which solves
 the change of class by itself (nine masks of ten are then 0); so it has none here. The last four epochs repeat the draws
 of the first four, so that the fall of the losses is not one of luck: over 64 seeds its median is 21 %, single seeds
-fall by -20 to 39 %, and rounding is enough to send a seed elsewhere. With ``--same-init`` all epochs begin with one
-draw of the network, and the median is 26 %.
+fall by -20 to 39 %. With ``--same-init`` all epochs begin with one draw of the network, and the median is 26 %.
 """
 
 from __future__ import annotations

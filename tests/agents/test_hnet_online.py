@@ -7,7 +7,7 @@ import clenv
 from clenv.agent import Outcome, tensors
 from clenv.agents.hnet_online import HNETOnline
 from clenv.agents.learning import loss_of
-from clenv.errors import SettingsError
+from clenv.errors import CapabilityError, SettingsError
 from clenv.events import Exactness, UnlearnRequest
 
 ROUND = 60
@@ -159,7 +159,7 @@ def test_the_surest_slot_answers_held_out_inputs_and_the_stream_is_the_same():
 
 def test_entropy_needs_classes():
     spec = clenv.make("clenv/ToyPolynomial-v0", paradigm="domain", task_labels="hidden").unwrapped.stream_spec
-    with pytest.raises(SettingsError, match="infer='entropy' needs class labels"):
+    with pytest.raises(CapabilityError, match="infer='entropy' needs class labels"):
         HNETOnline(spec, infer="entropy")
 
 
