@@ -100,7 +100,7 @@ class HNETOnline(HNET):
     ) -> None:
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
         if self._hyper.infer == "entropy" and spec.loss == "mse":
-            raise CapabilityError("infer='entropy' needs class labels, but the targets are numbers: take infer='active'")
+            raise CapabilityError("infer='entropy' needs class labels, not numbers as targets: take infer='active'")
         self.records: dict[int, Record] = {}
         self.active: int | None = None
         self.surprises = 0

@@ -49,13 +49,6 @@ class Away(Tensor):
         plain = nn.Parameter(self.inner, self.requires_grad) if isinstance(self, nn.Parameter) else self.inner
         return plain.__reduce_ex__(protocol)
 
-    def __tensor_flatten__(self):
-        return ["inner"], None
-
-    @staticmethod
-    def __tensor_unflatten__(inner, *_):
-        return Away(inner["inner"])
-
     @classmethod
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
