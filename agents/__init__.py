@@ -1,47 +1,61 @@
-"""The learners, one file a method. Names are registered here; classes are imported when they are used."""
+"""The learners, one file a method, by families. Names are registered here; classes are imported when they are used.
+
+A family imports its own files and `networks`; what else it needs of another one stands in `BETWEEN_FAMILIES`, and a test
+holds it to that.
+"""
 
 from clenv.registry import register_agent
 
 if __name__ != "clenv.agents":
     raise ImportError(f"import this package as clenv.agents, not as {__name__}")
 
+BETWEEN_FAMILIES = {
+    "hypernetworks": ("references.finetune",),  # a plain classifier, kept by generated replay
+    "masks": ("rehearsal.memory",),  # damage is repaired with kept examples
+    "references": ("regularisation.consolidating", "rehearsal.memory", "rehearsal.rehearsing"),
+    "regularisation": ("references.finetune", "rehearsal.rehearsing"),
+    "rehearsal": ("references.finetune", "regularisation.consolidating"),
+    "unlearning": ("references.finetune", "rehearsal.memory"),
+}
+"""What a family imports of others."""
+
 for _name, _path in {
-    "adahat": "clenv.agents.adahat:AdaHAT",
-    "agem": "clenv.agents.agem:AGEM",
-    "amnesiac-hat": "clenv.agents.amnesiac_hat:AmnesiacHAT",
-    "anml": "clenv.agents.anml:ANML",
-    "ascend": "clenv.agents.buffered:Ascend",
-    "blind-last": "clenv.agents.blind:BlindLast",
-    "blind-task": "clenv.agents.blind:BlindTask",
-    "c-maml": "clenv.agents.c_maml:CMAML",
-    "checkpoint-replay": "clenv.agents.retrain:CheckpointReplay",
-    "clpu-derpp": "clenv.agents.clpu_derpp:CLPUDERpp",
-    "cumulative": "clenv.agents.cumulative:Cumulative",
-    "der": "clenv.agents.der:DER",
-    "derpp": "clenv.agents.der:DERpp",
-    "do-nothing": "clenv.agents.composed:DoNothing",
-    "er": "clenv.agents.er:ER",
-    "ewc": "clenv.agents.ewc:EWC",
-    "ewc-online": "clenv.agents.ewc:OnlineEWC",
-    "finetune": "clenv.agents.finetune:Finetune",
-    "from-scratch": "clenv.agents.from_scratch:FromScratch",
-    "gdumb": "clenv.agents.gdumb:GDumb",
-    "gem": "clenv.agents.gem:GEM",
-    "hat": "clenv.agents.hat:HAT",
-    "hnet": "clenv.agents.hnet:HNET",
-    "hnet-ent": "clenv.agents.hnet_inferred:HNETEntropy",
-    "hnet-online": "clenv.agents.hnet_online:HNETOnline",
-    "hnet-r": "clenv.agents.hnet_replay:HNETReplay",
-    "hnet-tir": "clenv.agents.hnet_recognition:HNETRecognition",
-    "independent": "clenv.agents.independent:Independent",
-    "joint": "clenv.agents.joint:Joint",
-    "lwf": "clenv.agents.lwf:LwF",
-    "mas": "clenv.agents.mas:MAS",
-    "meta-mask": "clenv.agents.meta_mask:MetaMask",
-    "reinit-all": "clenv.agents.buffered:ReinitAll",
-    "reinit-head": "clenv.agents.composed:ReinitHead",
-    "retrain": "clenv.agents.retrain:Retrain",
-    "si": "clenv.agents.si:SI",
-    "subtract": "clenv.agents.subtract:Subtract",
+    "adahat": "clenv.agents.masks.adahat:AdaHAT",
+    "agem": "clenv.agents.rehearsal.agem:AGEM",
+    "amnesiac-hat": "clenv.agents.masks.amnesiac_hat:AmnesiacHAT",
+    "anml": "clenv.agents.meta.anml:ANML",
+    "ascend": "clenv.agents.unlearning.buffered:Ascend",
+    "blind-last": "clenv.agents.references.blind:BlindLast",
+    "blind-task": "clenv.agents.references.blind:BlindTask",
+    "c-maml": "clenv.agents.meta.c_maml:CMAML",
+    "checkpoint-replay": "clenv.agents.unlearning.retrain:CheckpointReplay",
+    "clpu-derpp": "clenv.agents.rehearsal.clpu_derpp:CLPUDERpp",
+    "cumulative": "clenv.agents.references.cumulative:Cumulative",
+    "der": "clenv.agents.rehearsal.der:DER",
+    "derpp": "clenv.agents.rehearsal.der:DERpp",
+    "do-nothing": "clenv.agents.unlearning.composed:DoNothing",
+    "er": "clenv.agents.rehearsal.er:ER",
+    "ewc": "clenv.agents.regularisation.ewc:EWC",
+    "ewc-online": "clenv.agents.regularisation.ewc:OnlineEWC",
+    "finetune": "clenv.agents.references.finetune:Finetune",
+    "from-scratch": "clenv.agents.references.from_scratch:FromScratch",
+    "gdumb": "clenv.agents.rehearsal.gdumb:GDumb",
+    "gem": "clenv.agents.rehearsal.gem:GEM",
+    "hat": "clenv.agents.masks.hat:HAT",
+    "hnet": "clenv.agents.hypernetworks.hnet:HNET",
+    "hnet-ent": "clenv.agents.hypernetworks.hnet_inferred:HNETEntropy",
+    "hnet-online": "clenv.agents.hypernetworks.hnet_online:HNETOnline",
+    "hnet-r": "clenv.agents.hypernetworks.hnet_replay:HNETReplay",
+    "hnet-tir": "clenv.agents.hypernetworks.hnet_recognition:HNETRecognition",
+    "independent": "clenv.agents.references.independent:Independent",
+    "joint": "clenv.agents.references.joint:Joint",
+    "lwf": "clenv.agents.regularisation.lwf:LwF",
+    "mas": "clenv.agents.regularisation.mas:MAS",
+    "meta-mask": "clenv.agents.meta.meta_mask:MetaMask",
+    "reinit-all": "clenv.agents.unlearning.buffered:ReinitAll",
+    "reinit-head": "clenv.agents.unlearning.composed:ReinitHead",
+    "retrain": "clenv.agents.unlearning.retrain:Retrain",
+    "si": "clenv.agents.regularisation.si:SI",
+    "subtract": "clenv.agents.unlearning.subtract:Subtract",
 }.items():
     register_agent(_name, _path)

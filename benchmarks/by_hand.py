@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import clenv
-from clenv.agents.backbone import initial_affine
+from clenv.agents.networks.backbone import initial_affine
 from clenv.rng import torch_generator
 
 CLASSES = 10

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import clenv
-from clenv.agents.hnet import HNET
+from clenv.agents.hypernetworks.hnet import HNET
 from clenv.events import UnlearnRequest
 from clenv.rng import torch_generator
 

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import clenv
-from clenv.agents.hnet import HNET, output_penalty
+from clenv.agents.hypernetworks.hnet import HNET, output_penalty
 
 STEPS = 4001
 ROWS = 32

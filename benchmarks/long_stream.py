@@ -6,7 +6,7 @@ Run it by ``python benchmarks/long_stream.py``; it takes about half a minute.
 import resource
 import time
 
-from clenv.stream import OsakaPlan
+from clenv.world.stream import OsakaPlan
 
 ROUNDS = 10_000_000
 

@@ -19,8 +19,8 @@ from by_hand import ROUND, Net, Step, Times, make_tasks, print_head, print_row
 from torch import Tensor, nn
 
 import clenv
-from clenv.agents.backbone import Architecture
-from clenv.agents.masking import HistoryMask, InputMask, Mask, Record
+from clenv.agents.meta.masking import HistoryMask, InputMask, Mask, Record
+from clenv.agents.networks.backbone import Architecture
 from clenv.rng import torch_generator
 
 INPUTS, UNITS, BATCH = 64, (64, 64), 25

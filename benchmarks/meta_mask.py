@@ -22,7 +22,7 @@ from random_masks import RandomMasks
 from torch import Tensor
 
 import clenv
-from clenv.agents.meta_mask import MetaMask
+from clenv.agents.meta.meta_mask import MetaMask
 
 RATES = (0.03, 0.1, 0.3, 1.0)
 LEARNERS: Mapping[str, tuple[str, dict[str, Any]]] = {

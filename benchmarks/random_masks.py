@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 import clenv
-from clenv.agents.masking import FreeMask, Phi
-from clenv.agents.meta_mask import MetaMask
+from clenv.agents.meta.masking import FreeMask, Phi
+from clenv.agents.meta.meta_mask import MetaMask
 
 
 class RandomMask(FreeMask):
@@ -27,7 +27,7 @@ class RandomMask(FreeMask):
         self._density, self._generator = density, generator
 
     def __call__(self, phi: Phi, past: Sequence[Tensor], x: Tensor, h: Tensor) -> Tensor:
-        """Return masks of activations; see `clenv.agents.masking.Mask`."""
+        """Return masks of activations; see `clenv.agents.meta.masking.Mask`."""
         del phi, past, x
         drawn = torch.rand(h.shape[1], generator=self._generator) < self._density
         return drawn.to(h.dtype).expand(1, *h.shape)

@@ -15,17 +15,17 @@ from clenv.errors import (
     SettingsError,
     UnknownNameError,
 )
-from clenv.evaluation import Evaluation, Retention
 from clenv.evaluation.audit import audit
 from clenv.evaluation.verdict import Audit, Verdict
 from clenv.events import Exactness, Permanence, Receipt, Refusal, UnlearnRequest, VisitBegin, VisitEnd
 from clenv.picture import Picture
 from clenv.registry import agent_names, make, make_agent, register, register_agent, scenario_ids
-from clenv.requests import CLPU, RandomRequests, Requests, Script, permanent, unlearn
-from clenv.run import Record, resume, run
-from clenv.score import Score
+from clenv.running.run import Record, resume, run
 from clenv.settings import Settings, StreamSpec
 from clenv.task import Contexts, Scenario, Split, Task
+from clenv.world.requests import CLPU, RandomRequests, Requests, Script, permanent, unlearn
+from clenv.world.retention import Evaluation, Retention
+from clenv.world.score import Score
 
 # The composition root: importing these registers what is built in, by name, and loads no method and no data.
 from clenv import agents, avalanche, scenarios  # isort: skip

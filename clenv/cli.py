@@ -22,7 +22,6 @@ import tyro
 
 from clenv.agent import Agent, NoHyperparameters
 from clenv.errors import ClenvError, ClenvWarning, SettingsError, UnknownNameError
-from clenv.folder import read
 from clenv.registry import (
     agent_class,
     agent_names,
@@ -33,11 +32,12 @@ from clenv.registry import (
     scenario_ids,
     scenario_spec,
 )
-from clenv.requests import Requests, requests_from_plain, requests_to_plain
-from clenv.run import Records, resume, run
+from clenv.running.folder import read
+from clenv.running.run import Records, resume, run
+from clenv.running.table import table
 from clenv.settings import Settings
-from clenv.table import table
 from clenv.task import Task
+from clenv.world.requests import Requests, requests_from_plain, requests_to_plain
 
 _FOLDER = "runs/{scenario}-{agent}-{seed}"
 _LONG = 10.0  # seconds of a run from which on a second process for its audit is worth its start

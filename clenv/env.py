@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clenv.agent import Agent, Outcome
-from clenv.batches import Batches, check_batches
 from clenv.errors import (
     CheckpointError,
     ClenvError,
@@ -32,7 +31,6 @@ from clenv.errors import (
     UnknownNameError,
     nearest,
 )
-from clenv.evaluation.retention import Evaluation
 from clenv.events import (
     Event,
     Exactness,
@@ -45,14 +43,16 @@ from clenv.events import (
     event_from_plain,
     event_to_plain,
 )
-from clenv.ledger import Ledger
-from clenv.requests import RecordedRequests, Requests
 from clenv.rng import generator
-from clenv.score import Score
 from clenv.settings import Settings, StreamSpec, expected_occurrences
-from clenv.stream import ContextPlan, OsakaPlan, Plan, PretrainedPlan, RecordedPlan, Round, ScriptedPlan
 from clenv.task import Contexts, Scenario, Split, Task
-from clenv.timeline import Recording, Timeline
+from clenv.world.batches import Batches, check_batches
+from clenv.world.ledger import Ledger
+from clenv.world.requests import RecordedRequests, Requests
+from clenv.world.retention import Evaluation
+from clenv.world.score import Score
+from clenv.world.stream import ContextPlan, OsakaPlan, Plan, PretrainedPlan, RecordedPlan, Round, ScriptedPlan
+from clenv.world.timeline import Recording, Timeline
 
 Learner = Agent | Callable[[Tensor, int | None], Tensor]
 _RECENT = 64  # endless contexts whose tasks are kept; older ones are restored from their ids
@@ -775,7 +775,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         """
         if (mode or self.render_mode) is None:
             return None
-        from clenv.draw import draw_stream, to_pixels
+        from clenv.running.draw import draw_stream, to_pixels
 
         return to_pixels(draw_stream(self, {"loss": self.score.losses}))
 

@@ -10,12 +10,12 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
-from clenv.batches import Sampling
 from clenv.errors import SettingsError, nearest
 from clenv.events import Recurrence
-from clenv.requests import Requests, requests_from_plain, requests_to_plain
-from clenv.stream import Switch
 from clenv.task import Loss, Task
+from clenv.world.batches import Sampling
+from clenv.world.requests import Requests, requests_from_plain, requests_to_plain
+from clenv.world.stream import Switch
 
 Paradigm = Literal["task", "domain", "class"]
 TaskLabels = Literal["given", "train-only", "hidden"]

@@ -34,8 +34,8 @@ import torch
 from torch import Tensor
 
 import clenv
-from clenv.agents.backbone import Architecture
-from clenv.agents.masking import FreeMask, InnerLearner, Masked, MaskKind, Phi, clip, make_mask
+from clenv.agents.meta.masking import FreeMask, InnerLearner, Masked, MaskKind, Phi, clip, make_mask
+from clenv.agents.networks.backbone import Architecture
 from clenv.rng import torch_generator
 
 CLASSES = (1, 0)  # in this order

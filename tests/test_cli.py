@@ -12,7 +12,7 @@ import pytest
 
 import clenv
 from clenv.cli import main
-from clenv.folder import read
+from clenv.running.folder import read
 
 NAMES = ["tiny_world:tiny/Blobs-v0", "tiny"]
 

@@ -10,9 +10,9 @@ from torch import nn
 import clenv
 from clenv.agent import tensors
 from clenv.registry import agent_class, agent_names, scenario_ids
-from clenv.requests import Script, unlearn
-from clenv.states import difference
+from clenv.running.states import difference
 from clenv.testing.worlds import EVENTFUL, Subject
+from clenv.world.requests import Script, unlearn
 
 AGENTS = [name for name in agent_names() if agent_class(name).__module__.startswith("clenv.agents.")]
 SCENARIOS = [name for name in scenario_ids() if name.startswith("clenv/")]

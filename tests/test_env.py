@@ -26,9 +26,9 @@ from clenv.errors import (
     UnknownNameError,
 )
 from clenv.events import Exactness, Permanence, Receipt, UnlearnRequest, VisitBegin, VisitEnd
-from clenv.requests import RandomRequests, Script, permanent, unlearn
 from clenv.settings import Settings
 from clenv.task import Split, Task
+from clenv.world.requests import RandomRequests, Script, permanent, unlearn
 
 
 class Watcher(Agent):

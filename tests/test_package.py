@@ -50,6 +50,37 @@ def test_agents_and_scenarios_import_the_core_and_never_each_other(path):
         assert name != "clenv" or path.name != "__init__.py"
 
 
+def test_families_of_agents_import_what_is_shared_and_what_is_declared():
+    from clenv.agents import BETWEEN_FAMILIES
+
+    used = set()
+    for path in modules("agents"):
+        if path.parent == ROOT / "agents":
+            continue
+        family = path.parent.name
+        for name in imports(path):
+            parts = name.split(".")
+            if parts[:2] != ["clenv", "agents"] or len(parts) < 4 or parts[2] == family:
+                continue
+            if parts[2] != "networks":
+                used.add((family, ".".join(parts[2:4])))
+    assert used == {(family, name) for family, names in BETWEEN_FAMILIES.items() for name in names}
+    assert {path.parent.name for path in modules("agents")} >= set(BETWEEN_FAMILIES)
+    assert not [
+        name for path in modules("agents/networks") for name in imports(path) if is_within(name, "clenv.agents")
+    ]
+
+
+def test_the_world_knows_nothing_of_runs_evaluation_and_benches():
+    for path in modules("clenv/world"):
+        for name in imports(path):
+            assert not [
+                room
+                for room in ("running", "evaluation", "bench", "avalanche", "testing", "env", "registry")
+                if is_within(name, f"clenv.{room}")
+            ], path
+
+
 @pytest.mark.parametrize("path", modules("clenv"), ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_core_names_no_agent_and_no_scenario(path):
     from clenv.registry import _agents, scenario_ids

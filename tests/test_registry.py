@@ -152,7 +152,7 @@ def test_an_agent_is_found_by_name_path_and_class():
     clenv.register_agent("silent", Silent)
     env = env_of()
     path = f"{Silent.__module__}:Silent"
-    clenv.register_agent("by-path", "clenv.agents.finetune:Finetune")
+    clenv.register_agent("by-path", "clenv.agents.references.finetune:Finetune")
     assert type(clenv.make_agent("silent", env, seed=4, rate=0.1)) is Silent
     assert clenv.make_agent(Silent, env, rate=0.1).hyperparameters.rate == 0.1
     assert clenv.make_agent(Silent, env.stream_spec).spec == env.stream_spec

@@ -3,8 +3,8 @@
 import pytest
 
 from clenv.errors import SettingsError
-from clenv.requests import RandomRequests
 from clenv.settings import Settings, changes_to_plain, expected_occurrences
+from clenv.world.requests import RandomRequests
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ import clenv
 import clenv.registry
 from clenv import Agent, ContinualEnv, Exactness, Outcome, Receipt, Split, Task, UnlearnRequest
 from clenv.rng import torch_generator
+from clenv.running.states import difference
 from clenv.settings import Settings
-from clenv.states import difference
 from clenv.testing import CheckFailure, check_agent, check_scenario
 from clenv.testing.check import count, expect_equal, global_generators
 
@@ -607,7 +607,9 @@ def test_checks_are_chosen_by_what_is_declared():
 
 
 def test_agents_are_named_by_class_name_or_path():
-    by_path, by_class = (list(check_agent(agent)) for agent in ("clenv.agents.finetune:Finetune", "finetune"))
+    by_path, by_class = (
+        list(check_agent(agent)) for agent in ("clenv.agents.references.finetune:Finetune", "finetune")
+    )
     assert [check.name for check in by_path] == [check.name for check in by_class]
     assert all(check.doc for check in by_path)
     with pytest.raises(clenv.UnknownNameError, match="finetune"):

@@ -16,8 +16,8 @@ from clenv.agent import Agent, Outcome
 from clenv.avalanche.isolation import isolated
 from clenv.errors import CapabilityError, ClenvWarning, SettingsError
 from clenv.events import VisitEnd
-from clenv.segments import Segments, Source
 from clenv.settings import StreamSpec, check_choices
+from clenv.world.segments import Segments, Source
 
 Learn = Literal["minibatch", "segment"]
 _FUSED = {"cpu", "cuda"}  # devices for which torch's optimisers have fused kernels

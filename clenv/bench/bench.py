@@ -17,9 +17,9 @@ from clenv.bench.machine import machine
 from clenv.bench.play import failure_of, is_over, write_death
 from clenv.bench.progress import Progress
 from clenv.bench.suite import Job, Suite, from_plain, jobs, load, to_plain
-from clenv.checkpoint import write_atomically
 from clenv.errors import CheckpointError, SettingsError, nearest
-from clenv.folder import versions
+from clenv.running.checkpoint import write_atomically
+from clenv.running.folder import versions
 
 FORMAT = "clenv bench 1"
 _ATTEMPTS = 3  # a run whose process is killed goes on in another one, so many times in all

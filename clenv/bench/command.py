@@ -16,9 +16,9 @@ from clenv.bench.gather import gather
 from clenv.bench.play import run_folder
 from clenv.bench.report import leaderboard, report
 from clenv.bench.suite import Job
-from clenv.checkpoint import write_atomically
 from clenv.errors import ClenvWarning, SettingsError
-from clenv.folder import Folder
+from clenv.running.checkpoint import write_atomically
+from clenv.running.folder import Folder
 
 _LAST_LINES = 6  # of a traceback; all of it is in failure.json
 
@@ -118,7 +118,7 @@ def _failure(job: Job, failure: Mapping[str, Any]) -> str:
 
 def _draw(chosen: Plan, place: Path, over: Sequence[Job]) -> Path | None:
     """Draw the first scenario's stream of the first seed, with the losses of all agents that played it to an end."""
-    from clenv.draw import draw_stream
+    from clenv.running.draw import draw_stream
 
     first = chosen.jobs[0]
     same = [job for job in over if (job.scenario, job.seed) == (first.scenario, first.seed)]

@@ -15,8 +15,8 @@ from clenv.bench.statistics import Comparison, Estimate, compare, holm, relative
 from clenv.bench.words import digits_for, p_value, with_interval
 from clenv.errors import SettingsError, UnknownNameError, nearest
 from clenv.rng import generator
+from clenv.running.table import table
 from clenv.settings import Settings, changes_to_plain
-from clenv.table import table
 
 METRICS = {
     "cumulative_loss": "lower",

@@ -18,8 +18,8 @@ from matplotlib.image import imsave
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
-from clenv.draw import Life, running_mean
-from clenv.score import Visit
+from clenv.running.draw import Life, running_mean
+from clenv.world.score import Visit
 
 _WIDTH = 9.2  # inches
 _POINTS = 240  # of a curve

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from clenv.errors import CheckpointError, UnknownNameError, nearest
 from clenv.evaluation.verdict import Audit
-from clenv.folder import read
-from clenv.score import Score
+from clenv.running.folder import read
+from clenv.world.score import Score
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -122,8 +122,8 @@ class Run:
     @cached_property
     def memory(self) -> float:
         """Bytes of the agent's state at the end; nan without a checkpoint."""
-        from clenv import checkpoint
         from clenv.agent import tensors
+        from clenv.running import checkpoint
 
         file = self.path / "checkpoint.pt"
         if not file.exists():

@@ -31,16 +31,16 @@ from clenv.bench.groups import Group, groups
 from clenv.bench.standings import Ranking, Standing, rankings
 from clenv.bench.statistics import Estimate, mean_of_known, profile, relative_to_best
 from clenv.bench.words import digits_for, number, p_value, with_interval
-from clenv.draw import Life, lives, order_of_task
 from clenv.errors import CheckpointError, ClenvWarning
 from clenv.evaluation.page import page as verdict_page
 from clenv.evaluation.verdict import Verdict
 from clenv.events import event_from_plain
-from clenv.folder import Folder
 from clenv.picture import named
 from clenv.registry import agent_class
-from clenv.score import Score
-from clenv.table import size
+from clenv.running.draw import Life, lives, order_of_task
+from clenv.running.folder import Folder
+from clenv.running.table import size
+from clenv.world.score import Score
 
 EARLY = 10
 """Steps after a switch over which first visits and returns are compared."""

@@ -22,11 +22,11 @@ from typing import Any, Literal, NamedTuple
 
 from clenv.bench.machine import forget_peak_memory, is_out_of_memory, machine, memory_limit, peak_memory
 from clenv.bench.suite import Job
-from clenv.checkpoint import write_atomically
 from clenv.evaluation.audit import audit_folder
-from clenv.folder import read
 from clenv.registry import make, make_agent
-from clenv.run import Records, resume, run
+from clenv.running.checkpoint import write_atomically
+from clenv.running.folder import read
+from clenv.running.run import Records, resume, run
 from clenv.settings import changes_from_plain
 
 Kind = Literal["error", "timeout", "memory", "killed"]

@@ -7,8 +7,8 @@ from pathlib import Path
 from clenv.bench.gather import Bench, gather
 from clenv.bench.standings import FIGURES, Ranking, rankings
 from clenv.bench.words import claims_of, digits_for, number, p_value, runs_of, with_interval
-from clenv.checkpoint import write_atomically
-from clenv.table import table
+from clenv.running.checkpoint import write_atomically
+from clenv.running.table import table
 
 _TABLES = 5  # more are not printed one by one
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from clenv.bench.gather import Run, gather
 from clenv.bench.groups import Group, groups
-from clenv.checkpoint import finite
 from clenv.errors import CheckpointError, SettingsError, nearest
+from clenv.running.checkpoint import finite
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, DuckDBPyRelation

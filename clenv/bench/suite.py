@@ -28,8 +28,8 @@ from clenv.env import ContinualEnv
 from clenv.errors import ClenvError, SettingsError, nearest
 from clenv.evaluation.masks import FeatureMask
 from clenv.registry import agent_class, factory_arguments, make, make_agent, scenario_factory
-from clenv.requests import Requests, requests_to_plain
 from clenv.settings import Settings, changes_from_plain, changes_to_plain
+from clenv.world.requests import Requests, requests_to_plain
 
 T = TypeVar("T")
 SHIPPED = Path(__file__).with_name("suites")

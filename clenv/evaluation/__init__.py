@@ -1,5 +1,1 @@
-"""What is measured on held-out data."""
-
-from clenv.evaluation.retention import Evaluation, Retention
-
-__all__ = ["Evaluation", "Retention"]
+"""What is measured beside the score: what unlearning achieved, against agents that never saw what was removed."""

@@ -18,8 +18,8 @@ from clenv.evaluation.hearing import Evidence, Hearing
 from clenv.evaluation.masks import FeatureMask
 from clenv.evaluation.replay import Removal, Replay, gone_by, removals
 from clenv.evaluation.verdict import Audit
-from clenv.folder import Folder, warn_about_versions
-from clenv.states import difference
+from clenv.running.folder import Folder, warn_about_versions
+from clenv.running.states import difference
 
 
 def audit(

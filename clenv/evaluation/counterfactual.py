@@ -24,18 +24,18 @@ from typing import Any, NamedTuple
 
 import torch
 
-from clenv import checkpoint
 from clenv.agent import Agent
 from clenv.env import ContinualEnv
 from clenv.errors import CheckpointError, ClenvWarning
 from clenv.evaluation.replay import Replay, play, time_ratio
 from clenv.events import Permanence, UnlearnRequest
-from clenv.folder import versions
 from clenv.registry import create, make_agent
+from clenv.running import checkpoint
+from clenv.running.folder import versions
+from clenv.running.states import digest
 from clenv.settings import Settings
-from clenv.states import digest
 from clenv.task import Scenario
-from clenv.timeline import Recording
+from clenv.world.timeline import Recording
 
 MakeAgent = Callable[..., Agent]
 Snapshot = dict[str, Any]

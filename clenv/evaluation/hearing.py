@@ -31,7 +31,7 @@ from clenv.evaluation.replay import PROBES, Removal, Replay, answers, gone_by
 from clenv.evaluation.verdict import Capacity, Cost, Gap, Membership, Trio, Verdict
 from clenv.events import Exactness
 from clenv.rng import generator
-from clenv.states import difference
+from clenv.running.states import difference
 
 _TEST = 1000  # held-out inputs of each task that are measured
 _KEPT = 200  # of these, whose answers are kept with the verdict

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from clenv.agent import Agent
 from clenv.env import ContinualEnv
 from clenv.evaluation.replay import answers
-from clenv.states import difference
+from clenv.running.states import difference
 
 EXAMPLES = 256
 """Held-out inputs of each task that outputs are compared on."""

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clenv.checkpoint import write_atomically
 from clenv.evaluation.verdict import Audit, Capacity, Cost, Gap, Trio, Verdict
-from clenv.table import size, table
+from clenv.running.checkpoint import write_atomically
+from clenv.running.table import size, table
 
 METRICS = {
     "output_jsd": "outputs: JSD",

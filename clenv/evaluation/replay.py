@@ -24,7 +24,7 @@ from clenv.env import ContinualEnv
 from clenv.events import Event, UnlearnRequest, VisitBegin
 from clenv.settings import Settings
 from clenv.task import Scenario
-from clenv.timeline import Recording, Timeline
+from clenv.world.timeline import Recording, Timeline
 
 PROBES = 64  # held-out inputs of each task that the live agent answers at a stop
 

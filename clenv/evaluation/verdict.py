@@ -11,12 +11,12 @@ from typing import Any, Literal, overload
 
 from torch import Tensor
 
-from clenv import checkpoint
-from clenv.checkpoint import finite, write_atomically
 from clenv.errors import CheckpointError
 from clenv.evaluation.distances import gap_closed
 from clenv.evaluation.relearning import Relearning
 from clenv.events import Exactness
+from clenv.running import checkpoint
+from clenv.running.checkpoint import finite, write_atomically
 
 FORMAT = "clenv audit 2"
 

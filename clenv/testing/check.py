@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from clenv.errors import ClenvError
-from clenv.states import difference
+from clenv.running.states import difference
 
 Target = TypeVar("Target")
 

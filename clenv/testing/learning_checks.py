@@ -16,7 +16,7 @@ from clenv.errors import CapabilityError, CheckpointError, SettingsError
 from clenv.events import Exactness
 from clenv.picture import Picture
 from clenv.registry import make_agent
-from clenv.states import difference
+from clenv.running.states import difference
 from clenv.testing.check import (
     CheckFailure,
     Table,

@@ -19,8 +19,8 @@ from clenv.agent import Agent, Outcome
 from clenv.env import ContinualEnv
 from clenv.errors import CheckpointError, PredictionError, SettingsError
 from clenv.registry import make, scenario_spec
+from clenv.running.states import difference
 from clenv.settings import StreamSpec
-from clenv.states import difference
 from clenv.task import Split, Task
 from clenv.testing.check import (
     Check,

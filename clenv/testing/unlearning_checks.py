@@ -12,8 +12,7 @@ from clenv.agent import Agent
 from clenv.env import ContinualEnv
 from clenv.evaluation.leftovers import find_examples, outline
 from clenv.events import Exactness, Receipt
-from clenv.requests import RandomRequests, Script, unlearn
-from clenv.states import difference
+from clenv.running.states import difference
 from clenv.testing.check import (
     Table,
     expect,
@@ -29,6 +28,7 @@ from clenv.testing.worlds import (
     request_for,
     tiny_tasks,
 )
+from clenv.world.requests import RandomRequests, Script, unlearn
 
 CHECKS = Table[Subject]()
 

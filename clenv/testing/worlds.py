@@ -15,11 +15,11 @@ from clenv.env import ContinualEnv
 from clenv.errors import CapabilityError
 from clenv.events import Permanence, Receipt, UnlearnRequest, VisitBegin, VisitEnd
 from clenv.registry import make_agent
-from clenv.requests import Script, permanent, unlearn
 from clenv.rng import torch_generator
 from clenv.settings import Settings
 from clenv.task import Loss, Scenario, Split, Task
 from clenv.testing.check import CheckFailure, expect
+from clenv.world.requests import Script, permanent, unlearn
 
 FEATURES = 6
 ROUND = 3

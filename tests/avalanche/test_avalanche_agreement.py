@@ -125,7 +125,7 @@ def test_the_losses_are_the_same(pair, labels, optimizer, make_tasks):
 
 
 def test_a_reservoir_keeps_every_example_equally_often():
-    from clenv.agents.memory import Reservoir
+    from clenv.agents.rehearsal.memory import Reservoir
 
     repeats, count, capacity = 100, 40, 10
     env = clenv.make("clenv/SplitDigits-v0", batch_size=4, horizon=1000)

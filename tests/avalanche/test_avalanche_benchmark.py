@@ -7,9 +7,9 @@ from torch.utils.data import DataLoader
 import clenv
 from clenv.avalanche import AvalancheAgent, isolated, to_benchmark
 from clenv.errors import ClenvError, SettingsError
-from clenv.requests import Script, unlearn
 from clenv.settings import Settings
 from clenv.testing.check import difference
+from clenv.world.requests import Script, unlearn
 
 pytestmark = pytest.mark.xdist_group("avalanche")
 SCHEDULE = (0, 0, 1, 0, 2)

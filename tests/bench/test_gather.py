@@ -8,7 +8,7 @@ import pytest
 
 import clenv
 from clenv.bench.gather import gather
-from clenv.folder import Folder, read
+from clenv.running.folder import Folder, read
 
 
 def test_runs_come_in_the_order_of_the_suite_with_their_streams(played):

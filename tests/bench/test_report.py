@@ -17,8 +17,8 @@ from clenv.bench.figures import chart, heat_map, over_steps, spark
 from clenv.bench.gather import gather
 from clenv.bench.standings import rank
 from clenv.evaluation.verdict import Audit, Capacity, Cost, Verdict
-from clenv.folder import read
-from clenv.table import size
+from clenv.running.folder import read
+from clenv.running.table import size
 
 VOID = {"meta", "link", "img", "input", "br"}
 
@@ -373,7 +373,7 @@ def test_evaluations_are_spread_over_the_stream():
 
 
 def test_small_pictures_show_every_visit_and_survive_infinities():
-    from clenv.score import Visit
+    from clenv.world.score import Visit
 
     visits = [Visit("a", "", 1, 0, 10), Visit("b", "", 1, 10, 20), Visit("a", "", 2, 20, 30)]
     drawn = spark(np.array([1.0] * 29 + [np.inf]), visits)

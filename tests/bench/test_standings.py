@@ -14,7 +14,7 @@ from clenv.bench.gather import gather
 from clenv.bench.report import leaderboard
 from clenv.bench.statistics import holm, paired_t
 from clenv.evaluation.verdict import Audit, Verdict
-from clenv.folder import read
+from clenv.running.folder import read
 
 
 def loss(bench, scenario, agent, seed):

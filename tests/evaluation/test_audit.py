@@ -14,9 +14,9 @@ from clenv.env import ContinualEnv
 from clenv.errors import ClenvError, ClenvWarning, SettingsError
 from clenv.evaluation.counterfactual import Counterfactual, Trainer
 from clenv.events import Exactness
-from clenv.requests import Script, permanent, unlearn
+from clenv.running.states import difference, digest
 from clenv.settings import Settings
-from clenv.states import difference, digest
+from clenv.world.requests import Script, permanent, unlearn
 
 SMALL = {"hidden": (16,), "learning_rate": 0.01}
 ONCE = Script((unlearn(0, step=35),))

@@ -12,9 +12,9 @@ from clenv.evaluation.distances import jensen_shannon
 from clenv.evaluation.groups import acc_and_fm, group_comparison, over_seeds
 from clenv.evaluation.verdict import Audit, Verdict
 from clenv.events import Exactness
-from clenv.requests import Script, unlearn
 from clenv.rng import torch_generator
 from clenv.settings import Settings
+from clenv.world.requests import Script, unlearn
 
 FORGOTTEN = [(2,), (4,)]
 

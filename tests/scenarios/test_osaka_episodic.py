@@ -9,13 +9,13 @@ import torch
 from small_fashion import write_fashion_mnist
 
 import clenv
-from clenv import checkpoint
 from clenv.errors import SettingsError, UnknownNameError
-from clenv.evaluation.retention import Evaluation
-from clenv.requests import RandomRequests, Script, unlearn
 from clenv.rng import generator
+from clenv.running import checkpoint
 from clenv.scenarios.digits import load_digits
 from clenv.scenarios.osaka_episodic import DEFAULT_MODES, Episodes, osaka_episodic
+from clenv.world.requests import RandomRequests, Script, unlearn
+from clenv.world.retention import Evaluation
 
 WAYS, SHOTS = 5, 5
 PREDICTIONS = np.tile(np.array([1, 0, 0, 0, 0], dtype=np.float32), (WAYS * SHOTS, 1))

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import clenv
-from clenv.agents.finetune import Finetune
-from clenv.agents.independent import Independent
+from clenv.agents.references.finetune import Finetune
+from clenv.agents.references.independent import Independent
 from clenv.events import Exactness, Receipt
 from clenv.rng import torch_generator
 

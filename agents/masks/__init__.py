@@ -1,0 +1,1 @@
+"""Learners that give each task a mask over one shared network."""

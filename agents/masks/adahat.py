@@ -1,0 +1,279 @@
+"""AdaHAT: adaptive hard attention to the task.
+
+P. Wang, H. Bo, J. Hong, W. Liu, K. Mu, *AdaHAT: Adaptive Hard Attention to the Task in Task-Incremental Learning*,
+ECML PKDD 2024, DOI 10.1007/978-3-031-70352-2_9.
+
+HAT freezes a weight for ever once two remembered units use it, so a network of fixed size fills up. AdaHAT lets such
+weights move a little: the less, the more tasks use them, and the more, the fewer free units the current task takes.
+Beyond the paper: a task counts once however often it comes back; the rate can scale the optimiser's update instead of
+the gradient, as Adam cancels a factor of the gradient; and scaled updates are summed so that float32 loses none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from clenv.agents.networks.learning import Protection, WriteProtection
+from clenv.errors import SettingsError
+from clenv.events import Exactness, Receipt, UnlearnRequest
+from clenv.settings import StreamSpec
+
+from .hat import HAT, sparsity
+
+_FEW = 10  # R_l is 0 in a layer that has no more free units than this
+_FLAT = {"constant": 1.0, "random": 0.5}  # ablations whose rate is the same for all used weights: its mean, by alpha
+
+
+def adjustment_rate(counts: Tensor, r: Tensor) -> Tensor:
+    """Return ``a = r / (S + r)``: 1 for weights that no other task uses, 0 where ``S`` is infinite.
+
+    Args:
+        counts: ``S``, how many other tasks use each weight.
+        r: ``r_l = alpha / (epsilon + R_l)``, a scalar, >= 0.
+    """
+    return torch.where(counts > 0, r / (counts + r), 1.0)
+
+
+class ScaledGradients:
+    """Multiplies gradients by rates, as the paper does; entries whose rate is 0 for good are written back.
+
+    Args:
+        parameters: What an optimiser will change.
+        fixed: For each, True where it must not change at all.
+        rates: For each, the rates of the coming step; may be replaced.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], fixed: Sequence[Tensor], rates: list[Tensor]) -> None:
+        self.rates = rates
+        self._fixed = WriteProtection(parameters, fixed)
+
+    def mask(self, gradients: list[Tensor]) -> None:
+        """Scale the gradients."""
+        torch._foreach_mul_(gradients[: len(self.rates)], self.rates)
+
+    def restore(self) -> None:
+        """Put back what must not change."""
+        self._fixed.restore()
+
+
+class ScaledUpdates:
+    """Multiplies the updates of an optimiser by rates: ``W <- W_before + a (W_after - W_before)``.
+
+    A scaled update may be far below the precision of the weight it is added to. What rounding leaves out is kept apart
+    and added to the next one (compensated summation), so that many small updates count as much as their sum. Weights
+    that no other task uses are the optimiser's own, bit for bit.
+
+    Args:
+        parameters: What an optimiser will change.
+        used: For each, True where a rate applies.
+        rates: For each, the rates of the coming step; may be replaced.
+        remainder: For each, what rounding has left out so far; changed in place.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        used: Sequence[Tensor],
+        rates: list[Tensor],
+        remainder: Sequence[Tensor],
+    ) -> None:
+        self.rates = rates
+        self._parameters: list[Tensor] = list(parameters)
+        self._used, self._remainder = used, remainder
+        self._before = [parameter.detach().clone() for parameter in parameters]
+
+    def mask(self, gradients: list[Tensor]) -> None:
+        """Note where the step starts; the gradients stay as they are."""
+        del gradients
+        torch._foreach_copy_(self._before, self._parameters)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Scale the step just taken."""
+        for w, before, used, rate, left in zip(
+            self._parameters, self._before, self._used, self.rates, self._remainder, strict=True
+        ):
+            update = (w - before).mul_(rate).add_(left)
+            moved = before + update
+            torch.sub(update, moved - before, out=left).mul_(used)
+            torch.where(used, moved, w, out=w)
+
+
+class AdaHAT(HAT):
+    """Adaptive hard attention to the task.
+
+    Schedule, regulariser, compensation and consolidation are HAT's. The rate of a weight is ``r_l / (S + r_l)``, where
+    ``S`` is the smaller of the numbers of other tasks that use its two units. Old tasks drift a little: each visit
+    moves the weights of those before it.
+
+    Unlearning is HAT's too; the drift stays, so that the level is interface (L1), unless nothing remains (L3), or the
+    task was alone while it was trained and no remaining task reads a weight that it wrote (L2).
+
+    Attributes:
+        remainder: What rounding has left out of scaled updates in the open segment, one tensor a shared tensor.
+        beside: Tasks that were trained while other tasks had masks, and moved their weights.
+    """
+
+    @dataclass(frozen=True)
+    class Hyperparameters(HAT.Hyperparameters):
+        """Of `AdaHAT`."""
+
+        protection: Literal["support", "reference"] = "reference"
+        """Count for each weight the tasks that read it, or, as in the paper, the smaller of the counts of tasks that
+        use its two units."""
+        alpha: float = 0.1
+        """Intensity of adjustment, >= 0; 0 is HAT. For ``update`` 0.05 to 0.2; for ``grad`` 1e-6, as published."""
+        epsilon: float = 0.1
+        """Keeps the rate finite where the current task takes no free unit, > 0."""
+        scale: Literal["update", "grad"] = "update"
+        """What the rate multiplies: the optimiser's update, or the gradient, as published. Adam divides a factor of
+        the gradient away, and in float32 the scaled updates of plain SGD mostly vanish."""
+        ablation: Literal["none", "no_sum", "no_reg", "constant", "random"] = "none"
+        """Leave out of the rate: nothing; the counts (the number of known tasks stands in for ``S``); ``R_l``; or both,
+        so that it is alpha (1: only the masks keep tasks apart), or alpha times a new draw from [0, 1] at each step."""
+
+        def __post_init__(self) -> None:
+            """Check the ranges."""
+            super().__post_init__()
+            if not self.alpha >= 0:
+                raise SettingsError(f"alpha={self.alpha!r}: expected a number >= 0")
+            if not self.epsilon > 0:
+                raise SettingsError(f"epsilon={self.epsilon!r}: expected a number > 0")
+            if self.ablation in _FLAT and self.alpha > 1:
+                raise SettingsError(
+                    f"alpha={self.alpha!r} is the rate itself with ablation={self.ablation!r}: at most 1"
+                )
+
+    forgetting_free = False
+    unlearning = Exactness.INTERFACE
+
+    def __init__(
+        self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
+    ) -> None:
+        super().__init__(spec, seed=seed, device=device, **hyperparameters)
+        self.remainder: list[Tensor] = []
+        self.beside: list[int] = []
+        self._counts: list[Tensor] = []
+        self._room = torch.empty(0)
+
+    # The rate
+
+    def _sums(self, masks: Sequence[Tensor]) -> list[Tensor]:
+        """Return ``S`` of every shared entry: how many of these masks use it (the summative mask)."""
+        dtype = self._initial[0].dtype
+        if self._hyper.protection == "reference":
+            total = torch.stack(list(masks)).sum(0).to(dtype)
+            parts = self._backbone.split(total)
+            sums = [*self._backbone.weight_values(parts), *parts]
+        else:
+            sums = [torch.stack(flags).sum(0).to(dtype) for flags in zip(*map(self._support, masks), strict=True)]
+        if self._hyper.ablation == "no_sum":
+            return [torch.where(counts > 0, float(len(self.tasks)), 0.0) for counts in sums]
+        return sums
+
+    def _shares(self, used: Tensor) -> Tensor:
+        """Return the weights of ``R_l``: times the gates they give each layer's share of free units taken.
+
+        Args:
+            used: ``C`` of the other tasks, shape ``(N,)``.
+
+        Returns:
+            Shape ``(L, N)``; zeros in the row of a layer with too few free units.
+        """
+        parts = self._backbone.split(used)
+        keep = self._hyper.ablation != "no_reg"
+        rows = torch.zeros(len(parts), len(used), device=used.device, dtype=self._initial[0].dtype)
+        for row, part, place in zip(rows, parts, self._backbone.split(torch.arange(len(used))), strict=True):
+            if keep and int((~part).sum()) > _FEW:
+                row[place] = sparsity(part)
+        return rows
+
+    def _strength(self, gates: Tensor) -> Tensor:
+        """Return ``r_l = alpha / (epsilon + R_l)``, shape ``(L,)``."""
+        alpha, epsilon = float(self._hyper.alpha), float(self._hyper.epsilon)
+        return alpha / (epsilon + self._room @ gates.detach())
+
+    def _rates(self, gates: Tensor) -> list[Tensor]:
+        """Return the rate of every shared entry, given the running task's gates."""
+        if self._hyper.ablation in _FLAT:
+            return self._flat_rates()
+        r = self._strength(gates)
+        return [adjustment_rate(counts, r_l) for counts, r_l in zip(self._counts, [*r, *r], strict=True)]
+
+    def _flat_rates(self) -> list[Tensor]:
+        """Return rates that follow neither counts nor gates: alpha, or alpha times draws of this step alone."""
+        assert self.running is not None  # for the type checker: a segment is open
+        alpha = float(self._hyper.alpha)
+        rates = [torch.full_like(counts, alpha) for counts in self._counts]
+        if self._hyper.ablation == "random":
+            draws = self.generator("rate", self.running, self.tasks[self.running]["steps"])
+            rates = [alpha * torch.rand(rate.shape, generator=draws).to(rate) for rate in rates]
+        return [
+            torch.where(counts > 0, rate * counts.isfinite(), 1.0)
+            for counts, rate in zip(self._counts, rates, strict=True)
+        ]
+
+    def capacity(self) -> Mapping[str, float]:
+        """Return HAT's shares, and the mean over all weights of what the rate holds back from a task to come."""
+        shares = {**super().capacity(), "protection": 0.0}
+        masks = [record["mask"] for record in self.tasks.values() if record["mask"] is not None]
+        if masks:
+            counts = torch.cat([part.flatten() for part in self._sums(masks)])
+            if self._hyper.ablation in _FLAT:
+                rates = torch.where(counts > 0, self._hyper.alpha * _FLAT[self._hyper.ablation], 1.0)
+            else:
+                r = torch.tensor(self._hyper.alpha / self._hyper.epsilon)  # R_l = 0: it takes no free unit
+                rates = adjustment_rate(counts, r)
+            shares["protection"] = 1 - rates.mean().item()
+        return shares
+
+    # A segment
+
+    def _protect(self, others: Sequence[Tensor]) -> Protection:
+        """Return what scales the steps of the open segment; outside the task's own mask, once fixed, the rate is 0."""
+        assert self.running is not None  # for the type checker: a segment is open
+        record = self.tasks[self.running]
+        self._counts = self._sums(others)
+        if not self.annealing and record["mask"] is not None:
+            pairs = zip(self._support(record["mask"]), self._counts, strict=True)
+            self._counts = [torch.where(mine, counts, torch.inf) for mine, counts in pairs]
+        self._room = self._shares(self._used(others))
+        rates = self._rates(self._gate(self.running, record))
+        if self._hyper.alpha > 0 and self.running not in self.beside:
+            self.beside.append(self.running)
+        if self._hyper.scale == "grad":
+            limit = torch.inf if self._hyper.alpha else 1.0
+            return ScaledGradients(self._shared, [counts >= limit for counts in self._counts], rates)
+        if not self.remainder:
+            self.remainder = [torch.zeros_like(tensor) for tensor in self._initial]
+        return ScaledUpdates(self._shared, [counts > 0 for counts in self._counts], rates, self.remainder)
+
+    def learn(self, loss: Tensor) -> Mapping[str, float] | None:
+        """Take one step; while the mask is learned, the rate follows it."""
+        follows = self.annealing if self._hyper.ablation not in _FLAT else self._hyper.ablation == "random"
+        if follows and isinstance(self._protection, ScaledGradients | ScaledUpdates):
+            self._protection.rates = self._rates(self._gates)
+        return super().learn(loss)
+
+    def _close(self) -> None:
+        """Close as HAT does; the next segment starts a new sum of scaled updates."""
+        self.remainder = []
+        super()._close()
+
+    # Unlearning
+
+    def unlearn(self, request: UnlearnRequest) -> Receipt:
+        """Drop the tasks, as HAT does."""
+        receipt = super().unlearn(request)
+        self.beside = [task for task in self.beside if task in self.tasks]
+        return receipt
+
+    def _level(self, removed: Sequence[int], readers: Sequence[int]) -> tuple[Exactness, str]:
+        if self.tasks and not set(removed).isdisjoint(self.beside):
+            return Exactness.INTERFACE, f"weights that the tasks moved are still read by tasks {list(self.tasks)}"
+        return super()._level(removed, readers)

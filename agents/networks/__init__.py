@@ -1,0 +1,1 @@
+"""What families share: backbones, optimisers, and the protection of weights from updates."""

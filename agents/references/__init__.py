@@ -1,0 +1,5 @@
+"""Points of reference: what a method is measured against, from below and from above.
+
+Below: plain training (`finetune`), starting anew (`from_scratch`), not looking (`blind`). Above: a network a task
+(`independent`), all data kept and learned from online (`cumulative`) or offline (`joint`).
+"""

@@ -1,0 +1,82 @@
+"""A network a task: the exact way to unlearn, and what every other method is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clenv.agent import Agent, Outcome
+from clenv.agents.networks.learning import told
+from clenv.events import Exactness, Receipt, UnlearnRequest
+from clenv.rng import key
+from clenv.settings import StreamSpec
+
+from .finetune import Finetune
+
+
+class Independent(Agent):
+    """One `Finetune` a task, made at first sight and dropped on request; no task ever touches another.
+
+    Exact (L3): a network is a function of the seed, its task's index, and its task's own minibatches.
+
+    Attributes:
+        learners: The networks, by task.
+    """
+
+    Hyperparameters = Finetune.Hyperparameters
+    needs_task_labels = "always"
+    forgetting_free = True
+    grows = True
+    unlearning = Exactness.EXACT
+    commutes = True
+
+    def __init__(
+        self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
+    ) -> None:
+        super().__init__(spec, seed=seed, device=device, **hyperparameters)
+        self.learners: dict[int, Finetune] = {}
+
+    def _learner(self, task: int | None) -> Finetune:
+        """Return a task's network; one that does not exist yet is made, but not kept."""
+        known = told(task, self)
+        return self.learners[known] if known in self.learners else self._new(known)
+
+    def _new(self, task: int) -> Finetune:
+        seed = key(self._seed, "network", task)
+        return Finetune(self._spec, seed=seed, device=self._device, **asdict(self._hyper))
+
+    def rebuild(self) -> None:
+        """Make the networks anew, to be restored."""
+        self.learners = {task: self._new(task) for task in self.learners}
+
+    def predict(self, x: Tensor, task: int | None = None) -> Tensor:
+        """Answer inputs by the task's network; a task never seen by a fresh one."""
+        return self._learner(task).predict(x, task)
+
+    def features(self, x: Tensor, task: int | None = None) -> Tensor:
+        """Return the output of the task's own backbone; without a task, the mean over all."""
+        if task is not None or not self.learners:
+            return self._learner(task or 0).features(x)
+        return torch.stack([learner.features(x) for learner in self.learners.values()]).mean(0)
+
+    def step(self, observation: Mapping[str, Any]) -> Tensor:
+        """Let the task's network answer."""
+        task = observation["task"]
+        self.learners[task] = learner = self._learner(task)
+        return learner.step(observation)
+
+    def observe(self, outcome: Outcome) -> Mapping[str, float] | None:
+        """Let the task's network learn."""
+        task = told(outcome.task, self)
+        self.learners[task] = learner = self._learner(task)
+        return learner.observe(outcome)
+
+    def unlearn(self, request: UnlearnRequest) -> Receipt:
+        """Drop the tasks' networks."""
+        dropped = [self.learners.pop(task) for task in request.tasks if task in self.learners]
+        freed = sum(learner.memory() for learner in dropped)
+        return Receipt(Exactness.EXACT, bytes_freed=freed, detail=f"{len(dropped)} networks dropped")

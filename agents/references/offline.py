@@ -1,0 +1,73 @@
+"""What is shared by networks that are fitted offline, from their initial parameters, to what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from clenv.agent import Agent, Outcome
+from clenv.agents.regularisation.consolidating import Consolidating, Consolidation
+from clenv.agents.rehearsal.memory import Memory, examples_of
+from clenv.agents.rehearsal.rehearsing import Rehearsing
+from clenv.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Offline(Consolidation):
+    """How a network is fitted; the base of the hyperparameters of learners that fit offline."""
+
+    epochs: int = 10
+    """Passes over what is kept, in minibatches as large as the stream's."""
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        super().__post_init__()
+        if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 1:
+            raise SettingsError(f"epochs={self.epochs!r}: expected a whole number >= 1")
+
+
+class Fitted(Rehearsing, Consolidating):
+    """Answers with the network as it was last fitted: when a segment of the stream had ended, or after a request.
+
+    Nothing is learned in between: a segment is answered by what was known before it. What comes after the last end of a
+    segment is never fitted, where ends are not announced.
+    """
+
+    @dataclass(frozen=True)
+    class Hyperparameters(Offline):
+        """Of `Fitted`."""
+
+    shortest_segment: ClassVar[int] = 1
+    kept: Any
+    """The memory."""
+
+    def step(self, observation: Mapping[str, Any]) -> Tensor:
+        """Answer a minibatch; nothing is learned from this pass."""
+        return Agent.step(self, observation)
+
+    def with_graph(self, outcome: Outcome) -> Tensor:
+        """Keep the minibatch."""
+        self.kept.insert(examples_of(outcome))
+        return outcome.loss
+
+    def learn(self, loss: Tensor) -> Mapping[str, float] | None:
+        """Learn nothing yet."""
+        del loss
+        return None
+
+    def fit(self, memory: Memory, size: int) -> int:
+        """Train from the initial parameters on the first rows of a memory; return the examples read."""
+        self.restart()
+        self.make_heads(dict.fromkeys(self.slots(memory, torch.arange(size, device=self._device))))
+        for epoch in range(self._hyper.epochs):
+            order = torch.randperm(size, generator=self.generator("order", epoch)).to(self._device)
+            for first in range(0, size, self._spec.batch_size):
+                self.rehearse(memory, order[first : first + self._spec.batch_size])
+        return size * int(self._hyper.epochs)
+
+    def _changed(self) -> tuple[int, ...]:
+        return tuple(sorted({task for task in self.kept["task"].tolist() if task >= 0}))

@@ -1,0 +1,177 @@
+"""What EWC, SI and MAS share: a pull towards where segments ended, by importance, and estimates from kept examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from clenv.agent import Outcome
+from clenv.agents.networks.learning import set_gradients
+from clenv.errors import SettingsError
+from clenv.settings import StreamSpec
+
+from .consolidating import Consolidating, Consolidation
+from .importance import Measure
+
+BACKBONE = -1
+"""The part that all tasks share; the other parts are heads, by slot."""
+Parts = dict[int, list[Tensor]]
+"""One tensor a parameter, by part."""
+
+
+def plus(one: Iterable[Tensor], other: Iterable[Tensor]) -> list[Tensor]:
+    """Return the sums of two lists of tensors."""
+    return [a + b for a, b in zip(one, other, strict=True)]
+
+
+@dataclass(frozen=True)
+class Anchoring(Consolidation):
+    """How strong the pull is; the base of the hyperparameters of learners that are anchored."""
+
+    strength: float = 1.0
+    """Weight of the penalty; 0: plain training."""
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        super().__post_init__()
+        if not 0 <= self.strength < float("inf"):
+            raise SettingsError(f"strength={self.strength!r}: expected a number >= 0")
+
+
+class Anchored(Consolidating):
+    """Plain training with the penalty ``factor * strength / 2 * sum_i omega_i (theta_i - anchor_i)^2``.
+
+    Its gradient is added to that of the loss, so that no graph is built for it. The head in use is pulled like the
+    backbone, once a segment with its task has ended; the other heads do not move.
+
+    Attributes:
+        omega: Importance of every weight, by part; parts that nothing holds yet are absent.
+        anchor: Where it is pulled to, by part.
+    """
+
+    @dataclass(frozen=True)
+    class Hyperparameters(Anchoring):
+        """Of `Anchored`."""
+
+    factor: ClassVar[float] = 1.0
+    """2 for methods whose penalty is printed without the half."""
+
+    def __init__(
+        self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
+    ) -> None:
+        super().__init__(spec, seed=seed, device=device, **hyperparameters)
+        self.omega: Parts = {}
+        self.anchor: Parts = {}
+
+    def parameters(self, part: int) -> list[nn.Parameter]:
+        """Return the parameters of a part."""
+        return [*self.weights, *self.biases] if part == BACKBONE else self.heads[part]
+
+    def learn(self, loss: Tensor) -> Mapping[str, float] | None:
+        """Take one step of the optimiser on the loss and the penalty."""
+        assert self.optimizer is not None  # for the type checker: `enter` came before
+        gradients = list(torch.autograd.grad(loss, self._trained))
+        self.pull(gradients)
+        set_gradients(self._trained, gradients)
+        self.optimizer.step()
+        return None
+
+    @torch.no_grad()
+    def pull(self, gradients: list[Tensor]) -> None:
+        """Add the gradient of the penalty, in place, to those of the backbone and the head in use."""
+        strength = self.factor * self._hyper.strength
+        held = [part for part in (BACKBONE, self.slot) if part in self.omega]
+        if not strength or not held:
+            return
+        omega = [values for part in held for values in self.omega[part]]
+        anchor = [values for part in held for values in self.anchor[part]]
+        # One parameter after the other, whose values are then still in the cache.
+        for gradient, weight, parameter, there in zip(gradients, omega, self._trained, anchor, strict=False):
+            gradient.addcmul_(weight, parameter - there, value=strength)
+
+
+@dataclass(frozen=True)
+class Estimation(Anchoring):
+    """From how much importance is estimated; the base of the hyperparameters of learners that keep examples for it."""
+
+    examples: int | None = 64
+    """Examples of the running segment that are kept until it ends, whole minibatches, evenly spread over it: at most
+    this many, but two minibatches at least; None: all."""
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        super().__post_init__()
+        if self.examples is not None and self.examples < 1:
+            raise SettingsError(f"examples={self.examples!r}: expected a whole number >= 1, or None for all")
+
+
+class Estimating(Anchored):
+    """Anchored by importance that is estimated, when a segment ends, from examples of it.
+
+    Attributes:
+        kept: Minibatches of the open segment: slot, number of outputs that count, inputs, targets.
+        stride: Every that many of the segment's minibatches is kept.
+    """
+
+    @dataclass(frozen=True)
+    class Hyperparameters(Estimation):
+        """Of `Estimating`."""
+
+    def __init__(
+        self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
+    ) -> None:
+        super().__init__(spec, seed=seed, device=device, **hyperparameters)
+        self.kept: list[tuple[int, int, Tensor, Tensor]] = []
+        self.stride = 1
+
+    def with_graph(self, outcome: Outcome) -> Tensor:
+        """Keep the minibatch, if it is its turn, and return its loss with the graph."""
+        examples = self._hyper.examples
+        most = None if examples is None else max(2, examples // len(outcome.x))
+        if self.segments.position % self.stride == 0 and len(self.kept) == most:
+            self.kept, self.stride = self.kept[::2], 2 * self.stride
+        if self.segments.position % self.stride == 0:
+            # Copies: what the world hands out are views of many minibatches together.
+            self.kept.append((self._slot(outcome.task), outcome.outputs, outcome.x.clone(), outcome.y.clone()))
+        return super().with_graph(outcome)
+
+    def estimate(self, measure: Measure) -> dict[int, Parts]:
+        """Return the mean importance over all kept examples, by slot and part, and let the examples go."""
+        groups: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
+        for slot, outputs, x, y in self.kept:
+            groups.setdefault((slot, outputs), []).append((x, y))
+        share = 1 / max(sum(len(x) for *_, x, _ in self.kept), 1)
+        self.kept, self.stride = [], 1
+        found: dict[int, Parts] = {}
+        for (slot, outputs), minibatches in groups.items():
+            xs, ys = (torch.cat(column) for column in zip(*minibatches, strict=True))
+            head = self.heads[slot]
+            theta = [*self.weights, *self.biases, *(p[:outputs] for p in head)]
+            means = measure.summed(self._backbone, theta, xs, ys, share)
+            for narrow, whole in zip((-2, -1), head, strict=True):
+                means[narrow] = torch.cat([means[narrow], torch.zeros_like(whole[outputs:])])
+            parts = found.setdefault(slot, {})
+            for part, values in ((BACKBONE, means[:-2]), (slot, means[-2:])):
+                parts[part] = plus(parts[part], values) if part in parts else values
+        return found
+
+    @torch.no_grad()
+    def accumulate(self, measure: Measure, *, old: float = 1.0, new: float = 1.0) -> None:
+        """Let the importance be ``old`` times what it was plus ``new`` times `estimate`; anchor everything here.
+
+        A part that was not held before takes the estimate as it is.
+        """
+        before = set(self.omega)
+        for values in self.omega.values():
+            torch._foreach_mul_(values, old)
+        for parts in self.estimate(measure).values():
+            for part, values in parts.items():
+                if part in self.omega:
+                    torch._foreach_add_(self.omega[part], values, alpha=new if part in before else 1.0)
+                else:
+                    self.omega[part] = values
+        self.anchor = {part: [p.detach().clone() for p in self.parameters(part)] for part in self.omega}

@@ -1,0 +1,268 @@
+"""What learners share that go on learning from examples they keep: ER, DER, A-GEM, GEM, CLPU-DER++, ..."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clenv.agent import Outcome
+from clenv.agents.networks.learning import Training, loss_of, set_gradients
+from clenv.agents.references.finetune import Finetune
+from clenv.errors import SettingsError
+from clenv.events import Exactness, Receipt, UnlearnRequest
+from clenv.settings import StreamSpec
+
+from .memory import HIDDEN, Draws, Memory
+
+
+class Rehearsing(Finetune):
+    """Plain training that can learn from examples of several tasks together, each answered by its own head.
+
+    One optimiser holds all heads; those that a step does not involve are left alone, as if it held them not.
+    """
+
+    def __init__(
+        self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
+    ) -> None:
+        super().__init__(spec, seed=seed, device=device, **hyperparameters)
+        sizes = set(spec.output_sizes or ())
+        self._ragged = len(sizes) > 1
+        self._width = max(sizes, default=spec.output_size)
+
+    def rebuild(self) -> None:
+        """Make the optimiser anew, over restored parameters."""
+        self._trained = self.parameters(self.heads)
+        self.optimizer = self._hyper.make_optimizer(self._trained) if self.heads else None
+
+    def parameters(self, slots: Iterable[int]) -> list[nn.Parameter]:
+        """Return the parameters of the backbone and of some heads, each once."""
+        heads = [parameter for slot in dict.fromkeys(slots) for parameter in self.heads[slot]]
+        return [*self.weights, *self.biases, *heads]
+
+    def enter(self, task: int | None) -> None:
+        """Make ready to learn a task: make its head if there is none."""
+        self.slot = self._slot(task)
+        self.make_heads((self.slot,))
+
+    def make_heads(self, slots: Iterable[int]) -> None:
+        """Make the heads that there are not yet."""
+        for slot in slots:
+            if slot in self.heads:
+                continue
+            self.heads[slot] = self._head(slot)
+            if self.optimizer is None:
+                self.rebuild()
+            else:
+                self._trained += self.heads[slot]  # the optimiser's own list
+
+    def drop_head(self, slot: int) -> int:
+        """Let go of a head and of what the optimiser knows of it; return the bytes freed."""
+        if slot not in self.heads:
+            return 0
+        assert self.optimizer is not None  # for the type checker: there is a head
+        freed = 0
+        for parameter in self.heads.pop(slot):
+            freed += parameter.numel() * parameter.element_size()
+            self.optimizer.state.pop(parameter, None)
+        self._trained = self.optimizer.param_groups[0]["params"] = self.parameters(self.heads)
+        self.slot = None if slot == self.slot else self.slot
+        self.optimizer = self.optimizer if self.heads else None
+        return freed
+
+    def restart(self) -> None:
+        """Go back to the initial parameters and a fresh optimiser, without heads."""
+        self.weights, self.biases = self._backbone.initial(self.generator("init"), self._device)
+        self.heads, self.slot = {}, None
+        self.rebuild()
+
+    # Examples of several tasks
+
+    def slots(self, memory: Memory, rows: Tensor) -> list[int]:
+        """Return the head of each of some examples; where there is one for all, that one alone."""
+        slots: list[int] = memory.at("task", rows).tolist() if self._head_per_task else [0]
+        return slots
+
+    def answers(self, x: Tensor, slots: Sequence[int]) -> Tensor:
+        """Answer inputs, each through its own head or all through one, with the graph; shape ``(n, output_size)``."""
+        h = self._backbone.forward(x, self.weights, self.biases)
+        used = list(dict.fromkeys(slots))
+        if len(used) == 1:
+            return F.linear(h, *self.heads[used[0]])
+        place = {slot: number for number, slot in enumerate(used)}
+        weight, bias = (torch.cat(parts) for parts in zip(*(self.heads[slot] for slot in used), strict=True))
+        through_all = F.linear(h, weight, bias).reshape(len(h), len(used), -1)
+        own = torch.tensor([place[slot] for slot in slots], device=h.device)[:, None, None]
+        return through_all.gather(1, own.expand(-1, 1, through_all.shape[2])).squeeze(1)
+
+    def loss_on(self, answers: Tensor, memory: Memory, rows: Tensor, target: str = "y") -> Tensor:
+        """Return the mean loss of answers to kept examples, over the outputs that count for each.
+
+        Args:
+            answers: Shape ``(n, output_size)``.
+            memory: Where the examples are.
+            rows: Which they are.
+            target: ``y``; or ``z``, the mean squared distance to the kept answers.
+        """
+        targets = memory.at(target, rows)
+        if not self._ragged:
+            if self._width < answers.shape[1]:  # a view costs as much as a small layer
+                answers = answers[:, : self._width]
+            if targets.is_floating_point():
+                targets = targets[:, : self._width]
+            return loss_of(answers, targets)
+        outputs = memory.at("outputs", rows)[:, None]
+        inside = torch.arange(answers.shape[1], device=answers.device) < outputs
+        if not targets.is_floating_point():
+            return F.cross_entropy(answers.masked_fill(~inside, -torch.inf), targets)
+        squares = (answers - targets).square().masked_fill(~inside, 0.0)
+        return (squares / outputs).sum(1).mean()
+
+    # Updates
+
+    def rehearse(self, memory: Memory, rows: Tensor) -> None:
+        """Take one step of the optimiser on the loss of kept examples, of whose heads there must be all."""
+        slots = self.slots(memory, rows)
+        self.update(self.loss_on(self.answers(memory.at("x", rows), slots), memory, rows), slots)
+
+    def learn(self, loss: Tensor) -> Mapping[str, float] | None:
+        """Take one step of the optimiser on the loss of the task entered."""
+        assert self.slot is not None  # for the type checker: `enter` came before
+        self.update(loss, (self.slot,))
+        return None
+
+    def update(self, loss: Tensor, slots: Iterable[int]) -> None:
+        """Take one step of the optimiser, over the backbone and the heads that the loss involves."""
+        parameters = self.parameters(slots)
+        self.apply(parameters, torch.autograd.grad(loss, parameters))
+
+    def apply(self, parameters: list[nn.Parameter], gradients: Sequence[Tensor]) -> None:
+        """Take one step of the optimiser over some parameters, given their gradients."""
+        assert self.optimizer is not None  # for the type checker: `enter` came before
+        set_gradients(parameters, gradients)
+        group = self.optimizer.param_groups[0]
+        group["params"] = parameters
+        self.optimizer.step()
+        group["params"] = self._trained
+
+
+@dataclass(frozen=True)
+class Rehearsal(Training):
+    """What is kept and how much of it is replayed; the base of the hyperparameters of learners that replay."""
+
+    capacity: int = 500
+    """``m``: examples kept; 0: plain training."""
+    replay: int | None = None
+    """Kept examples drawn in a step, without replacement; None: as many as a minibatch has."""
+    removal: Literal["repair", "retrain"] = "repair"
+    """What follows when a task's examples are purged: training goes on on what is kept (repair), or starts anew from
+    the initial parameters on what is kept (retrain)."""
+    removal_steps: int = 50
+    """Steps of either."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        for name, least in (("capacity", 0), ("replay", 1), ("removal_steps", 1)):
+            value = getattr(self, name)
+            if value is None and name == "replay":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise SettingsError(f"{name}={value!r}: expected a whole number >= {least}")
+
+
+class Replaying(Rehearsing):
+    """Keeps examples and replays them; on a request they are purged, and the network is trained on what is left.
+
+    The level is INTERFACE: the task's examples and its head, where it has one, are gone, and the rest has moved on from
+    where the task left it; but traces remain in the weights, and in which examples were kept (L1). Once no task is left
+    the agent is as before the stream, bit for bit (L3).
+
+    Attributes:
+        tasks: Minibatches learned from, by task.
+        replay: Random numbers of what is drawn.
+    """
+
+    unlearning = Exactness.INTERFACE
+
+    @dataclass(frozen=True)
+    class Hyperparameters(Rehearsal):
+        """Of `Replaying`."""
+
+    def __init__(
+        self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
+    ) -> None:
+        super().__init__(spec, seed=seed, device=device, **hyperparameters)
+        self.tasks: dict[int, int] = {}
+        self.replay = Draws(*self.key("replay"))
+
+    def key(self, purpose: str) -> tuple[int | str, ...]:
+        """Return the key of the random numbers for a purpose."""
+        return self._seed, type(self).__name__, purpose
+
+    @abstractmethod
+    def memories(self) -> Sequence[Memory]:
+        """Return all memories; the first that is not empty is rehearsed from after a request."""
+
+    def draw(self, memory: Memory, draws: Draws | None = None) -> Tensor:
+        """Draw the rows of a memory that are replayed in a step; ``draws``: None for `replay`."""
+        return (
+            (draws or self.replay).distinct(self._hyper.replay or self._spec.batch_size, memory.size).to(self._device)
+        )
+
+    def observe(self, outcome: Outcome) -> Mapping[str, float] | None:
+        """Learn from revealed targets."""
+        task = HIDDEN if outcome.task is None else outcome.task
+        self.tasks[task] = self.tasks.get(task, 0) + 1
+        return super().observe(outcome)
+
+    def unlearn(self, request: UnlearnRequest) -> Receipt:
+        """Purge the tasks' examples and heads, and train on what is left."""
+        if not self._hyper.capacity:
+            return super().unlearn(request)
+        known = [task for task in request.tasks if task in self.tasks]
+        if not known and HIDDEN not in self.tasks:
+            return Receipt(Exactness.INTERFACE, detail="nothing was learned from these tasks")
+        for task in known:
+            del self.tasks[task]
+        if not self.tasks:
+            freed = self._bytes()
+            fresh = type(self)(self._spec, seed=self._seed, device=self._device, **asdict(self._hyper))
+            self.load_state_dict(fresh.state_dict())
+            return Receipt(Exactness.EXACT, bytes_freed=freed, detail="no task is left: everything starts anew")
+        before = self._bytes()
+        for memory in self.memories():
+            memory.purge(request)
+        if self._head_per_task:
+            for task in known:
+                self.drop_head(task)
+        freed = before - self._bytes()
+        samples = self.mend()
+        others = range(self._spec.tasks or 0) if HIDDEN in self.tasks else sorted(self.tasks)
+        changed = tuple(task for task in others if task not in request.tasks)
+        detail = f"examples purged; {self._hyper.removal} on {samples} of what is left"
+        return Receipt(Exactness.INTERFACE, changed, samples, freed, detail)
+
+    def mend(self) -> int:
+        """Train on what is kept, or start anew if that is nothing; return the examples read."""
+        memory = next((memory for memory in self.memories() if memory.size), self.memories()[0])
+        if self._hyper.removal == "retrain" or not memory.size:
+            slots = list(self.heads)
+            self.restart()
+            self.make_heads(slots)
+        samples = 0
+        for _ in range(self._hyper.removal_steps if memory.size else 0):
+            rows = self.draw(memory)
+            self.rehearse(memory, rows)
+            samples += len(rows)
+        return samples
+
+    def _bytes(self) -> int:
+        """Bytes of the examples kept and of the heads."""
+        heads = sum(p.numel() * p.element_size() for head in self.heads.values() for p in head)
+        return heads + sum(memory.size * memory.row_bytes for memory in self.memories())

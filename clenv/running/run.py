@@ -1,0 +1,303 @@
+"""One agent in one world: a generator of records, logged, checkpointed, and resumable to the bit."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import gymnasium
+import torch
+
+from clenv.agent import Agent
+from clenv.env import ContinualEnv
+from clenv.errors import CheckpointError, SettingsError
+from clenv.events import Event, VisitBegin, VisitEnd
+from clenv.running.folder import Folder, describe, read, refuse_if_taken, warn_about_versions
+from clenv.world.retention import Evaluation
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from clenv.running.board import Board
+
+
+class Record(NamedTuple):
+    """One step of a run.
+
+    Attributes:
+        step: Step of the stream; negative in the pre-training phase.
+        loss: Loss of the minibatch, before the agent learned from it.
+        accuracy: Share of right answers; nan for regression.
+        events: What fell after the step, in order.
+        figures: What the agent returned to be logged; None: nothing.
+        evaluation: Evaluation made after the step; None: there was none.
+    """
+
+    step: int
+    loss: float
+    accuracy: float
+    events: tuple[Event, ...]
+    figures: Mapping[str, float] | None
+    evaluation: Evaluation | None
+
+
+Records = Generator[Record, None, None]
+
+
+def run(
+    env: gymnasium.Env[Any, Any],
+    agent: Agent,
+    folder: str | Path | None = None,
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    evaluate: int | None = None,
+    log_every: int = 100,
+    checkpoint_every: float = 10.0,
+    tensorboard: bool = True,
+    progress: bool = True,
+    threads: int = 1,
+) -> Records:
+    """Run an agent through a stream, from its beginning.
+
+    Everything is checked and the folder made at once; the steps are played as the records are taken. Closing the
+    generator writes a last checkpoint. Sets the process's number of threads and lets the processor flush denormal
+    numbers to zero, which changes bits and is recorded.
+
+    Args:
+        env: The environment, reset here; wrappers around it take no part.
+        agent: The learner, made for this environment.
+        folder: Where the run is kept, a new or empty folder; None: nowhere.
+        seed: Seed of the stream.
+        steps: Scored steps to play; None: until the stream ends.
+        evaluate: Evaluate R(t) at the end of every that many visits, and tasks not yet seen before the first step and
+            before their first visit; 0: only when the run is over; None: 1, or 0 on endless contexts, of which R(t)
+            gathers ever more.
+        log_every: Steps between two points of the curves: of the TensorBoard log, and of what the agent tells of
+            itself.
+        checkpoint_every: Seconds between two checkpoints; 0: one after every step.
+        tensorboard: Whether a run in a folder logs for TensorBoard.
+        progress: Whether to show a progress bar, if the output is a terminal.
+        threads: Threads of torch in this process.
+
+    Yields:
+        A record a step.
+
+    Raises:
+        SettingsError: An argument is out of range, the agent was made for another stream, or the run is to be kept in
+            a folder but could not be made again from there.
+        CheckpointError: The folder holds a run already, or something else.
+
+    Example:
+        >>> for record in clenv.run(env, agent, "runs/first"):  # doctest: +SKIP
+        ...     print(record.step, record.loss)
+    """
+    world = _world(env, agent)
+    finite = world.stream_spec.tasks is not None
+    options: dict[str, Any] = {
+        "steps": steps,
+        "evaluate": int(finite) if evaluate is None else evaluate,
+        "log_every": log_every,
+        "checkpoint_every": checkpoint_every,
+        "tensorboard": tensorboard,
+    }
+    _check({**options, "seed": seed, "threads": threads})
+    header = None
+    if folder is not None:
+        refuse_if_taken(Path(folder))
+        header = describe(world, agent, seed=seed, options=options)
+    prepared = _prepare_process(threads)
+    world.reset(seed=seed)
+    if options["evaluate"]:
+        world.evaluate(agent, [task for task, here in enumerate(world.ledger.available) if here])
+    store = None
+    if header is not None and folder is not None:
+        store = Folder.create(folder, {**header, **prepared}, world, agent)
+    return _Run(world, agent, store, progress=progress, **options).records()
+
+
+def resume(folder: str | Path, *, progress: bool = True) -> Records:
+    """Go on with a run that was stopped, from its last checkpoint, to the same bits as if it had not been.
+
+    Args:
+        folder: The folder of the run.
+        progress: Whether to show a progress bar, if the output is a terminal.
+
+    Yields:
+        A record for each step since the checkpoint.
+
+    Raises:
+        CheckpointError: The folder holds no run, one that is over, or a corrupt or foreign checkpoint; or the run's
+            scenario or agent cannot be imported.
+    """
+    content = read(folder)
+    if content["state"] != "running":
+        raise CheckpointError(
+            f"the run in {folder} is {content['state']} after {content['steps']} steps: there is nothing to resume"
+        )
+    store = Folder.open(folder)
+    warn_about_versions(store.header)
+    _prepare_process(store.header["threads"])
+    env, agent, seconds = store.restore()
+    return _Run(env, agent, store, progress=progress, seconds=seconds, **store.header["options"]).records()
+
+
+def _world(env: gymnasium.Env[Any, Any], agent: Agent) -> ContinualEnv:
+    """Return the environment without wrappers, if it is one of clenv's and the agent was made for it."""
+    world = env.unwrapped
+    if not isinstance(world, ContinualEnv):
+        raise SettingsError(f"run needs a clenv environment, not {type(world).__name__}")
+    if not isinstance(agent, Agent):
+        raise SettingsError(f"run needs a clenv.Agent, not {type(agent).__name__}: see clenv.make_agent")
+    if agent.spec != world.stream_spec:
+        raise SettingsError("the agent was made for another stream: make it with clenv.make_agent(..., env)")
+    return world
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    for name, least in (("seed", 0), ("steps", 1), ("evaluate", 0), ("log_every", 1), ("threads", 1)):
+        value = options[name]
+        if value is None and name == "steps":
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise SettingsError(f"{name}={value!r}: expected a whole number >= {least}")
+    seconds = options["checkpoint_every"]
+    if not isinstance(seconds, int | float) or not seconds >= 0:
+        raise SettingsError(f"checkpoint_every={seconds!r}: expected seconds >= 0")
+
+
+def _prepare_process(threads: int) -> dict[str, Any]:
+    """Set what is set once a process and changes bits, and return it for the record."""
+    torch.set_num_threads(threads)
+    return {"threads": threads, "flush_denormal": torch.set_flush_denormal(True)}
+
+
+class _Run:
+    """A run between its beginning, or a checkpoint, and its end. Arguments as in `run`."""
+
+    def __init__(
+        self,
+        env: ContinualEnv,
+        agent: Agent,
+        store: Folder | None,
+        *,
+        steps: int | None,
+        evaluate: int,
+        log_every: int,
+        checkpoint_every: float,
+        tensorboard: bool,
+        progress: bool,
+        seconds: float = 0.0,
+    ) -> None:
+        self._env, self._agent, self._store = env, agent, store
+        self._steps, self._evaluate_every = steps, evaluate
+        self._log_every, self._checkpoint_every = log_every, checkpoint_every
+        self._tensorboard, self._progress = tensorboard and store is not None, progress
+        self._figures: dict[str, float] = {}  # the last value of each since the last point of the curves
+        self._curves = [] if store is None else store.curves(env.timeline.step)
+        self._start = self._saved = time.perf_counter()
+        self._start -= seconds
+
+    def records(self) -> Records:
+        """Play the steps that are left, and yield a record of each."""
+        board = self._board()
+        try:
+            yield from self._play(board)
+        finally:
+            if board is not None:
+                board.close()
+
+    def _play(self, board: Board | None) -> Records:
+        with self._bar() as bar:
+            while not self._over():
+                *_, info = self._env.step(self._agent)
+                evaluation = self._evaluate(info["events"])
+                step, events, figures = info["step"], info["events"], info["figures"]
+                record = Record(step, info["loss"], info.get("accuracy", math.nan), events, figures, evaluation)
+                if bar.update():
+                    _, loss, accuracy = self._env.score.window()
+                    bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.3f}", refresh=False)
+                self._figures.update(figures or {})
+                if self._store is not None and ((step + 1) % self._log_every == 0 or self._over()):
+                    self._log(record, board)
+                if not self._over() and time.perf_counter() - self._saved >= self._checkpoint_every:
+                    self._save(board)
+                try:
+                    yield record
+                except GeneratorExit:
+                    self._save(board)
+                    raise
+        self._save(board)
+
+    def _log(self, record: Record, board: Board | None) -> None:
+        """Add a point to the curves of what the agent tells of itself."""
+        agent = self._agent
+        told = {"capacity": agent.capacity(), "figures": {**self._figures, **agent.figures()}}
+        point = {
+            name if "/" in name else f"{kind}/{name}": v for kind, each in told.items() for name, v in each.items()
+        }
+        self._figures = {}
+        self._curves.append({"step": record.step, **point})
+        if board is not None:
+            board.log(record, point)
+
+    def _over(self) -> bool:
+        timeline = self._env.timeline
+        return timeline.finished is not None or self._env.score.steps == self._steps
+
+    def _evaluate(self, events: tuple[Event, ...]) -> Evaluation | None:
+        """Evaluate what is due after a step, and return the evaluation; None if nothing is."""
+        env, every = self._env, self._evaluate_every
+        if env.score.diverged is not None:
+            return None
+        over = self._over()
+        if not events and not over:
+            return None
+        new = [
+            event.task
+            for event in events
+            if every and isinstance(event, VisitBegin) and event.occurrence == 1 and event.step >= 0
+            if event.task is not None and env.stream_spec.tasks is not None
+        ]
+        ended = every > 0 and any(isinstance(event, VisitEnd) and event.step >= 0 for event in events)
+        visits = len(env.score.visits) - (env.timeline.finished is None)  # those that have ended
+        if not (over or new or (ended and visits % every == 0)):
+            return None
+        env.evaluate(self._agent)
+        if new:
+            env.evaluate(self._agent, new)
+        return env.score.retention.evaluations[-1]
+
+    def _save(self, board: Board | None) -> None:
+        over = self._over()
+        if board is not None and over:
+            board.conclude()
+        elif board is not None:
+            board.flush()
+        if self._store is not None:
+            seconds = time.perf_counter() - self._start
+            self._store.save(self._env, self._agent, seconds=seconds, finished=over, curves=self._curves)
+        self._saved = time.perf_counter()
+
+    def _bar(self) -> tqdm[Any]:
+        from tqdm import tqdm
+
+        horizon = self._env.settings.horizon
+        ends = [end for end in (horizon, self._steps) if end is not None]
+        ahead = self._env.settings.pretrain_steps
+        return tqdm(
+            total=min(ends) + ahead if ends else None,
+            initial=self._env.timeline.step + ahead,
+            unit="step",
+            disable=None if self._progress else True,
+        )
+
+    def _board(self) -> Board | None:
+        if not self._tensorboard or self._store is None:
+            return None
+        from clenv.running.board import Board
+
+        return Board(self._store, self._env, self._agent)
