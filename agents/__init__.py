@@ -1,7 +1,7 @@
 """The learners, one file a method, by families. Names are registered here; classes are imported when they are used.
 
-A family imports its own files and `networks`; what else it needs of another one stands in `BETWEEN_FAMILIES`, and a test
-holds it to that.
+A family imports its own files and `networks`; what else it needs of another one stands in `BETWEEN_FAMILIES`, and a
+test holds it to that.
 """
 
 from clenv.registry import register_agent
@@ -12,7 +12,7 @@ if __name__ != "clenv.agents":
 BETWEEN_FAMILIES = {
     "hypernetworks": ("references.finetune",),  # a plain classifier, kept by generated replay
     "masks": ("rehearsal.memory",),  # damage is repaired with kept examples
-    "references": ("regularisation.consolidating", "rehearsal.memory", "rehearsal.rehearsing"),
+    "references": ("regularisation.consolidating", "rehearsal.memory", "rehearsal.offline", "rehearsal.rehearsing"),
     "regularisation": ("references.finetune", "rehearsal.rehearsing"),
     "rehearsal": ("references.finetune", "regularisation.consolidating"),
     "unlearning": ("references.finetune", "rehearsal.memory"),

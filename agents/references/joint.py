@@ -7,10 +7,9 @@ from typing import Any
 import torch
 
 from clenv.agents.rehearsal.memory import Archive
+from clenv.agents.rehearsal.offline import Fitted
 from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.settings import StreamSpec
-
-from .offline import Fitted
 
 
 class Joint(Fitted):

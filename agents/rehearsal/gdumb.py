@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from clenv.agents.references.offline import Fitted, Offline
 from clenv.errors import SettingsError
 from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.settings import StreamSpec
 
 from .memory import Balanced
+from .offline import Fitted, Offline
 
 
 class GDumb(Fitted):

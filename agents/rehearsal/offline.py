@@ -11,9 +11,10 @@ from torch import Tensor
 
 from clenv.agent import Agent, Outcome
 from clenv.agents.regularisation.consolidating import Consolidating, Consolidation
-from clenv.agents.rehearsal.memory import Memory, examples_of
-from clenv.agents.rehearsal.rehearsing import Rehearsing
 from clenv.errors import SettingsError
+
+from .memory import Memory, examples_of
+from .rehearsing import Rehearsing
 
 
 @dataclass(frozen=True)
