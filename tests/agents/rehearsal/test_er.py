@@ -28,9 +28,12 @@ def test_without_a_memory_it_is_plain_training_bit_for_bit_and_with_one_it_is_no
     (plain, expected), (none, found), (some, other) = losses[None], losses[0], losses[20]
     assert none == plain
     assert all(map(torch.equal, found, expected))
-    first = 4 if name == "delayed" else 2
-    assert some[:first] == plain[:first]  # the first step replays nothing
-    assert some[first:] != plain[first:]
+    # The first update replays nothing. What is replayed with the second is answered in one product with the minibatch,
+    # whose rows need not have the bits that they have alone; delayed, a step is answered before that.
+    first = 4 if name == "delayed" else 1
+    assert some[:first] == plain[:first]
+    assert some[first] == pytest.approx(plain[first], abs=1e-6) or name == "delayed"
+    assert some[first + 1 :] != plain[first + 1 :]
     assert not all(map(torch.equal, other, expected))
 
 
