@@ -20,7 +20,7 @@ import clenv
 from clenv.bench import EvaluationOptions, ScenarioEntry, Suite
 from clenv.bench.bench import plan
 from clenv.bench.engines import make_engine
-from clenv.bench.suite import Job
+from clenv.bench.jobs import Job
 
 
 def resident() -> float:

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from clenv.errors import CheckpointError, SettingsError, nearest
 from clenv.events import Exactness, Permanence, Receipt, UnlearnRequest, VisitBegin, VisitEnd
+from clenv.fields import Whole, check, convert
 from clenv.picture import Picture
 from clenv.rng import torch_generator
-from clenv.settings import StreamSpec
+from clenv.settings import StreamSpec, check_device
 from clenv.task import Loss
 
 
@@ -61,7 +62,8 @@ class Agent(ABC):
         **hyperparameters: Fields of the class's ``Hyperparameters``.
 
     Raises:
-        SettingsError: A hyperparameter is unknown or out of range.
+        SettingsError: A hyperparameter is unknown, of the wrong type or out of range; the seed is none; or torch finds
+            no such device.
     """
 
     Hyperparameters: ClassVar[type[Any]] = NoHyperparameters
@@ -90,8 +92,10 @@ class Agent(ABC):
         for name in hyperparameters:
             if name not in known:
                 raise SettingsError(f"{type(self).__name__} has no hyperparameter {name!r}.{nearest(name, known)}")
-        self._spec, self._seed, self._device = spec, seed, torch.device(device)
+        self._spec, self._device = spec, check_device(device)
+        self._seed: int = convert(seed, Whole, ("seed",))
         self._hyper: Any = self.Hyperparameters(**hyperparameters)
+        check(self._hyper)
         self._process = os.getpid()
 
     @property

@@ -37,7 +37,7 @@ from clenv.running.run import Records, resume, run
 from clenv.running.table import table
 from clenv.settings import Settings
 from clenv.task import Task
-from clenv.world.requests import Requests, requests_from_plain, requests_to_plain
+from clenv.world.requests import Requests, requests_to_plain
 
 _FOLDER = "runs/{scenario}-{agent}-{seed}"
 _LONG = 10.0  # seconds of a run from which on a second process for its audit is worth its start
@@ -479,9 +479,9 @@ def _requests(words: list[str]) -> Requests | None:
         return None
     try:
         if words[0].endswith(".json"):
-            return requests_from_plain(json.loads(Path(words[0]).read_text()))
+            return Requests.from_plain(json.loads(Path(words[0]).read_text()))
         values = dict(word.split("=", 1) for word in words[1:])
-        return requests_from_plain({"policy": words[0], **{name: _value(text) for name, text in values.items()}})
+        return Requests.from_plain({"policy": words[0], **{name: _value(text) for name, text in values.items()}})
     except UnknownNameError:
         raise
     except (TypeError, ValueError) as error:

@@ -43,6 +43,7 @@ from clenv.events import (
     event_from_plain,
     event_to_plain,
 )
+from clenv.fields import Whole, convert
 from clenv.rng import generator
 from clenv.settings import Settings, StreamSpec, expected_occurrences
 from clenv.task import Contexts, Scenario, Split, Task
@@ -292,6 +293,7 @@ class ContinualEnv(gymnasium.Env[dict[str, Any], Any]):
         Returns:
             The first observation and an empty info.
         """
+        seed = convert(seed, Whole | None, ("seed",))
         super().reset(seed=seed)
         del options
         if self._recording is not None:

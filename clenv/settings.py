@@ -2,54 +2,44 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cache
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Gt, Lt, MinLen
 
 from clenv.errors import SettingsError, nearest
 from clenv.events import Recurrence
+from clenv.fields import Checked, Count, Fraction, Positive, Whole
 from clenv.task import Loss, Task
 from clenv.world.batches import Sampling
-from clenv.world.requests import Requests, requests_from_plain, requests_to_plain
+from clenv.world.requests import Requests, requests_to_plain
 from clenv.world.stream import Switch
 
 Paradigm = Literal["task", "domain", "class"]
 TaskLabels = Literal["given", "train-only", "hidden"]
-_LEAST = {
-    "round_length": 1,
-    "batch_size": 1,
-    "horizon": 1,
-    "label_delay": 0,
-    "deadline": 0,
-    "pretrain_steps": 0,
-    "pretrain_tasks": 0,
-}
-_OPTIONAL = {"horizon", "deadline"}
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """How a stream is made from a scenario's tasks.
 
     Raises:
         SettingsError: A value is out of range; the message names it and what was expected.
     """
 
-    alpha: float = 0.9
+    alpha: Fraction = 0.9
     """Probability that a finished round is repeated on the same task, in [0, 1]."""
-    round_length: int = 1
+    round_length: Count = 1
     """Minibatches a round; 1 is the OSAKA paper's process."""
     switch: Switch = "other"
     """After a failed coin: leave for another task, or draw from all of them, the current one included."""
-    batch_size: int = 10
+    batch_size: Count = 10
     """Examples a minibatch."""
     sampling: Sampling = "shuffle"
     """Minibatches from permutations of the task, with replacement, or equally many of each class."""
-    horizon: int | None = None
+    horizon: Count | None = None
     """Scored steps of the stream; None: no end."""
     paradigm: Paradigm = "task"
     """Task-incremental (a head a task), domain-incremental (one head, shared targets) or class-incremental (one head
@@ -58,58 +48,33 @@ class Settings:
     """Task identity given with the inputs, revealed with the targets only, or hidden."""
     announce_switches: bool = True
     """Whether begin and end of visits are announced."""
-    label_delay: int = 0
+    label_delay: Whole = 0
     """Steps after which the targets of a minibatch arrive."""
     requests: Requests | None = None
     """Who asks for permanence and unlearning, and when; None: nobody."""
     recurrence: Recurrence = "exclude"
     """Whether an unlearned task leaves the repository or may come back as one never seen."""
-    deadline: int | None = None
+    deadline: Whole | None = None
     """Number of newly seen tasks after which a task becomes permanent by itself; None: never."""
-    schedule: tuple[int | str, ...] | None = None
+    schedule: Annotated[tuple[Whole | str, ...], MinLen(1)] | None = None
     """A scripted stream: the task (index or id) of each round; None: the OSAKA process."""
-    weights: tuple[float, ...] | None = None
+    weights: tuple[Positive, ...] | None = None
     """Sampling weight of each task of the scenario; None: the tasks' own."""
     ood_tasks: str | tuple[Task, ...] = ()
     """Out-of-distribution tasks that join the repository: tasks, or the id of a scenario that has them."""
-    ood_probability: float = 0.2
+    ood_probability: Annotated[float, Gt(0), Lt(1)] = 0.2
     """Their total probability in a draw."""
-    pretrain_steps: int = 0
+    pretrain_steps: Whole = 0
     """Steps of an unscored phase before the stream, on tasks that the stream never shows."""
-    pretrain_tasks: int = 0
+    pretrain_tasks: Whole = 0
     """How many of the scenario's tasks, its last ones, are kept for that phase, besides those it has for it alone."""
     device: str = "cpu"
     """Where data and losses live."""
 
     def __post_init__(self) -> None:
-        """Check every range."""
-        check_choices(self)
-        if not _is_number(self.alpha) or not 0 <= self.alpha <= 1:
-            raise SettingsError(f"alpha={self.alpha!r}: expected a probability in [0, 1]")
-        if not _is_number(self.ood_probability) or not 0 < self.ood_probability < 1:
-            raise SettingsError(f"ood_probability={self.ood_probability!r}: expected a number between 0 and 1")
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if value is None and name in _OPTIONAL:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise SettingsError(f"{name}={value!r}: expected a whole number >= {least}")
-        self._check_objects()
-
-    def _check_objects(self) -> None:
-        if self.schedule is not None and not self.schedule:
-            raise SettingsError("schedule=(): expected at least one round, or None for the OSAKA process")
-        for weight in self.weights or ():
-            if not _is_number(weight) or not 0 < weight < math.inf:
-                raise SettingsError(f"weights: {weight!r} is not allowed, expected numbers > 0")
-        if self.requests is not None and not isinstance(self.requests, Requests):
-            raise SettingsError(
-                f"requests={self.requests!r}: expected a policy such as clenv.RandomRequests(...), or None"
-            )
-        try:
-            torch.device(self.device)
-        except RuntimeError as error:
-            raise SettingsError(f"device={self.device!r}: expected a torch device such as 'cpu' or 'cuda'") from error
+        """Check every field, and that the device is there."""
+        super().__post_init__()
+        check_device(self.device)
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -122,14 +87,29 @@ class Settings:
         Raises:
             SettingsError: There is no such setting, or a value is out of range.
         """
-        for name, value in changes.items():
+        for name in changes:
             if name not in self.names():
                 raise SettingsError(f"there is no setting {name!r}.{nearest(name, self.names())}")
-            if name == "requests" and isinstance(value, dict):
-                changes[name] = requests_from_plain(value)
-            elif isinstance(value, list):
-                changes[name] = tuple(value)
         return replace(self, **changes)
+
+
+def check_device(device: str | torch.device) -> torch.device:
+    """Return a device that tensors can live on.
+
+    Raises:
+        SettingsError: There is no such kind of device, or this machine has none.
+    """
+    try:
+        found = torch.device(device)
+        if found.type != "cpu":
+            torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SettingsError(
+            f"device={device!r}: expected a device that torch finds here, such as 'cpu', or 'cuda' where there is one "
+            f"({reason})"
+        ) from error
+    return found
 
 
 def changes_to_plain(changes: dict[str, Any]) -> dict[str, Any]:
@@ -168,27 +148,6 @@ def _scalar(name: str, value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise SettingsError(f"{name}={value!r} cannot be written down: a run in a folder needs plain settings")
-
-
-def check_choices(config: Any) -> None:
-    """Refuse a dataclass in which a field of a ``Literal`` type holds something else.
-
-    Raises:
-        SettingsError: The message names the field and what was expected.
-    """
-    for name, options in _choices(config.__class__).items():
-        if getattr(config, name) not in options:
-            expected = ", ".join(map(repr, options))
-            raise SettingsError(f"{name}={getattr(config, name)!r}: expected one of {expected}")
-
-
-@cache  # reading type hints takes longer than all else that is checked
-def _choices(cls: type[Any]) -> dict[str, tuple[Any, ...]]:
-    return {name: get_args(hint) for name, hint in get_type_hints(cls).items() if get_origin(hint) is Literal}
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)

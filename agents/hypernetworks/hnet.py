@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from clenv.agent import tensors
 from clenv.agents.networks.learning import Learner, Training, set_gradients, told
-from clenv.errors import SettingsError
 from clenv.events import Exactness, Receipt, UnlearnRequest, VisitEnd
+from clenv.fields import Count, NonNegative
 from clenv.picture import Band, Picture
 from clenv.settings import StreamSpec
 
@@ -76,21 +76,21 @@ class HNET(Learner):
     class Hyperparameters(Training):
         """Of `HNET`; backbone and head are the target network, learning rate and optimiser those of the generator."""
 
-        embedding: int = 16
+        embedding: Count = 16
         """``d_e``: size of a task's embedding."""
-        generator_hidden: tuple[int, ...] = (32, 32)
+        generator_hidden: tuple[Count, ...] = (32, 32)
         """Hidden units of the generator; may be empty."""
         generator_activation: Activation = "relu"
         """Nonlinearity of the generator."""
-        chunk: int | None = 500
+        chunk: Count | None = 500
         """``n_c``: weights generated at once, at most all; None: all, without chunk embeddings (the full generator)."""
-        chunk_embedding: int = 16
+        chunk_embedding: Count = 16
         """``d_c``: size of a chunk's embedding."""
         init: Init = "kaiming"
         """Initialisation of the generator; ``xavier`` is the authors', ``hyperfan`` for deep targets."""
-        beta: float = 0.01
+        beta: NonNegative = 0.01
         """Strength of the output regulariser."""
-        subset: int | None = 1
+        subset: Count | None = 1
         """How many of the other tasks, drawn at random, are protected in a step; None: all."""
         lookahead: Literal["optimizer", "gradient", "none"] = "optimizer"
         """Where the regulariser looks: behind the optimiser's step, a plain gradient step, or at Theta itself."""
@@ -98,28 +98,13 @@ class HNET(Learner):
         """Whether optimisers are made anew at each switch."""
         erasure: Erasure = "retarget"
         """How tasks are unlearned."""
-        gamma: float = 0.1
+        gamma: NonNegative = 0.1
         """Strength of the pull on an unlearned task's weights, against ``beta`` for the others. ``norm`` asks for more,
         about 1: as long as a network only shrinks, the largest of its outputs stays the same."""
-        erasure_steps: int = 100
+        erasure_steps: Count = 100
         """Steps of ``retarget``, ``noise`` and ``norm``."""
-        rebuild_steps: int = 2000
+        rebuild_steps: Count = 2000
         """Steps of ``rebuild``."""
-
-        def __post_init__(self) -> None:
-            """Check the ranges."""
-            super().__post_init__()
-            for name in ("beta", "gamma"):
-                if not 0 <= getattr(self, name) < float("inf"):
-                    raise SettingsError(f"{name}={getattr(self, name)!r}: expected a number >= 0")
-            for name in ("embedding", "chunk_embedding", "erasure_steps", "rebuild_steps", "chunk", "subset"):
-                value = getattr(self, name)
-                if value is None and name in {"chunk", "subset"}:
-                    continue
-                if value < 1:
-                    raise SettingsError(f"{name}={value!r}: expected a whole number >= 1")
-            if any(units < 1 for units in self.generator_hidden):
-                raise SettingsError(f"generator_hidden={self.generator_hidden!r}: expected at least one unit a layer")
 
     needs_task_labels: ClassVar[Literal["never", "train", "always"]] = "always"
     grows = True

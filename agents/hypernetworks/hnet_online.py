@@ -9,15 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 import torch
+from annotated_types import Ge, Lt
 from torch import Tensor
 
 from clenv.agent import Outcome
 from clenv.agents.networks.learning import loss_of
-from clenv.errors import CapabilityError, SettingsError
+from clenv.errors import CapabilityError
 from clenv.events import Exactness, Receipt, UnlearnRequest
+from clenv.fields import Count, Positive
 from clenv.settings import StreamSpec
 
 from .hnet import HNET
@@ -65,32 +67,21 @@ class HNETOnline(HNET):
     class Hyperparameters(HNET.Hyperparameters):
         """Of `HNETOnline`."""
 
-        kappa: float = 5.0
+        kappa: Positive = 5.0
         """A loss is surprising above the slot's mean plus this many standard deviations."""
-        patience: int = 2
+        patience: Count = 2
         """Surprising steps in a row that make a switch."""
-        clean: int = 10
+        clean: Count = 10
         """Steps that a slot must have learned before its losses tell whether a task fits, or its target is renewed."""
-        smoothing: float = 0.9
+        smoothing: Annotated[float, Ge(0), Lt(1)] = 0.9
         """Weight of the past in running mean and variance of the loss."""
-        max_slots: int = 20
+        max_slots: Count = 20
         """Largest number of slots."""
-        inner_steps: int = 1
+        inner_steps: Count = 1
         """Steps taken on each minibatch; the tasks protected in a step are drawn anew for each."""
         infer: Literal["active", "entropy"] = "active"
         """Who answers held-out inputs: the active slot, which answers the stream, or for each input the slot whose
         network is surest of it (HNET+ENT)."""
-
-        def __post_init__(self) -> None:
-            """Check the ranges."""
-            super().__post_init__()
-            for name in ("patience", "clean", "max_slots", "inner_steps"):
-                if getattr(self, name) < 1:
-                    raise SettingsError(f"{name}={getattr(self, name)!r}: expected a whole number >= 1")
-            if not 0 <= self.smoothing < 1:
-                raise SettingsError(f"smoothing={self.smoothing!r}: expected a number in [0, 1)")
-            if not self.kappa > 0:
-                raise SettingsError(f"kappa={self.kappa!r}: expected a number > 0")
 
     needs_task_labels = "never"
     _kept = "slot"

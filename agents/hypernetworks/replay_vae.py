@@ -9,16 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from annotated_types import MinLen
 from torch import Tensor, nn
 
 from clenv.agents.networks.backbone import Architecture, initial_affine
 from clenv.agents.networks.learning import set_gradients
-from clenv.errors import SettingsError
 from clenv.events import Receipt, UnlearnRequest
+from clenv.fields import Count, Positive
 from clenv.picture import Picture
 from clenv.rng import key
 from clenv.settings import StreamSpec
@@ -30,31 +31,18 @@ from .hnet import HNET
 class ReplayHyperparameters(HNET.Hyperparameters):
     """Of agents with a `ReplayVAE`: the generator's hyperparameters are those of the decoder's generator too."""
 
-    chunk: int | None = 8000
+    chunk: Count | None = 8000
     """``n_c``: images ask for decoders, and thus for generators, with as many parameters as the decoders."""
-    latent: int = 16
+    latent: Count = 16
     """Size of a latent code."""
-    encoder_hidden: tuple[int, ...] = (100,)
+    encoder_hidden: Annotated[tuple[Count, ...], MinLen(1)] = (100,)
     """Units of each dense layer of the encoder."""
-    decoder_hidden: tuple[int, ...] = (100,)
+    decoder_hidden: Annotated[tuple[Count, ...], MinLen(1)] = (100,)
     """Units of each dense layer of the decoder, which is generated."""
-    pixel_noise: float = 1.0
+    pixel_noise: Positive = 1.0
     """Standard deviation of an input given the decoder's output."""
-    refresh_steps: int = 200
+    refresh_steps: Count = 200
     """Steps in which a plain network learns the remaining tasks anew from replay, once a task is unlearned."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        super().__post_init__()
-        for name in ("latent", "refresh_steps"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name}={getattr(self, name)!r}: expected a whole number >= 1")
-        for name in ("encoder_hidden", "decoder_hidden"):
-            sizes = getattr(self, name)
-            if not sizes or any(size < 1 for size in sizes):
-                raise SettingsError(f"{name}={sizes!r}: expected one or more layers, of at least one unit each")
-        if not self.pixel_noise > 0:
-            raise SettingsError(f"pixel_noise={self.pixel_noise!r}: expected a number > 0")
 
 
 class ReplayVAE:

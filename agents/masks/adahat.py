@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from clenv.agents.networks.learning import Protection, WriteProtection
 from clenv.errors import SettingsError
 from clenv.events import Exactness, Receipt, UnlearnRequest
+from clenv.fields import NonNegative, Positive
 from clenv.settings import StreamSpec
 
 from .hat import HAT, sparsity
@@ -126,9 +127,9 @@ class AdaHAT(HAT):
         protection: Literal["support", "reference"] = "reference"
         """Count for each weight the tasks that read it, or, as in the paper, the smaller of the counts of tasks that
         use its two units."""
-        alpha: float = 0.1
+        alpha: NonNegative = 0.1
         """Intensity of adjustment, >= 0; 0 is HAT. For ``update`` 0.05 to 0.2; for ``grad`` 1e-6, as published."""
-        epsilon: float = 0.1
+        epsilon: Positive = 0.1
         """Keeps the rate finite where the current task takes no free unit, > 0."""
         scale: Literal["update", "grad"] = "update"
         """What the rate multiplies: the optimiser's update, or the gradient, as published. Adam divides a factor of
@@ -138,12 +139,8 @@ class AdaHAT(HAT):
         so that it is alpha (1: only the masks keep tasks apart), or alpha times a new draw from [0, 1] at each step."""
 
         def __post_init__(self) -> None:
-            """Check the ranges."""
+            """Check that a flat rate is a rate."""
             super().__post_init__()
-            if not self.alpha >= 0:
-                raise SettingsError(f"alpha={self.alpha!r}: expected a number >= 0")
-            if not self.epsilon > 0:
-                raise SettingsError(f"epsilon={self.epsilon!r}: expected a number > 0")
             if self.ablation in _FLAT and self.alpha > 1:
                 raise SettingsError(
                     f"alpha={self.alpha!r} is the rate itself with ablation={self.ablation!r}: at most 1"

@@ -22,6 +22,7 @@ from clenv.agents.networks.learning import WriteProtection, loss_of, set_gradien
 from clenv.agents.rehearsal.memory import Reservoir, examples_of
 from clenv.errors import SettingsError
 from clenv.events import Exactness, Permanence, Receipt, UnlearnRequest
+from clenv.fields import NonNegative, Whole
 from clenv.settings import StreamSpec
 
 from .adahat import AdaHAT, adjustment_rate
@@ -104,22 +105,19 @@ class AmnesiacHAT(AdaHAT):
         reinit: Literal["none", "initial"] = "none"
         """Without ``free_reset``, on a request: let the traces that remain tell all weights, or return those that no
         remaining task reads to their initial values, as the free reset does."""
-        prune: float = 0.0
+        prune: NonNegative = 0.0
         """At the end of a visit, undo updates smaller than this, and record none."""
         backup: Literal["none", "before", "delete"] = "none"
         """Train backups: none; from the initial weights and the traces before the task; or from all traces but its
         own."""
-        replay: int = 0
+        replay: Whole = 0
         """Examples kept of each task, to repair weights that it shared with a removed one; 0: no repair."""
-        replay_steps: int = 50
+        replay_steps: Whole = 50
         """Steps of a repair, by a fresh optimiser."""
 
         def __post_init__(self) -> None:
-            """Check the ranges."""
+            """Check that the options go together."""
             super().__post_init__()
-            for name in ("prune", "replay", "replay_steps"):
-                if not getattr(self, name) >= 0:
-                    raise SettingsError(f"{name}={getattr(self, name)!r}: expected a number >= 0")
             if self.compensation == "none":
                 return
             if self.backup != "none":

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
 from clenv.agent import tensors
@@ -25,6 +26,7 @@ from clenv.agents.networks.backbone import Backbone, initial_affine
 from clenv.agents.networks.learning import Learner, Protection, Training, WriteProtection, set_gradients, told
 from clenv.errors import SettingsError
 from clenv.events import Exactness, Receipt, UnlearnRequest, VisitEnd
+from clenv.fields import NonNegative, Positive
 from clenv.picture import Picture
 from clenv.settings import StreamSpec
 
@@ -122,18 +124,18 @@ class HAT(Learner):
     class Hyperparameters(Training):
         """Of `HAT`."""
 
-        learning_rate: float = 2e-3
+        learning_rate: Positive = 2e-3
         """Its step size."""
-        embedding_learning_rate: float = 0.05
+        embedding_learning_rate: Positive = 0.05
         """Step size of the embeddings, by plain SGD (0.05 to 0.5)."""
-        sparsity: float = 0.75
+        sparsity: NonNegative = 0.75
         """Weight of the regulariser, lambda; 0.1 when many tasks share much."""
-        s_max: float = 400.0
+        s_max: Annotated[float, Gt(1)] = 400.0
         """Largest scale of the embeddings, > 1."""
         schedule: Schedule = "hold"
         """How the scale grows: over the first ``period`` steps, then stays; over the round length, if visits have that
         length; over every ``period`` steps anew; or not at all (then masks are not learned)."""
-        period: int = 100
+        period: Annotated[int, Ge(2)] = 100
         """Steps of one annealing, P: no more than a typical visit; also the steps after which ``auto`` fixes a mask."""
         revisit: Revisit = "refine"
         """When a task comes back: train the weights that it alone uses, its mask fixed; learn its mask anew; that until
@@ -144,18 +146,6 @@ class HAT(Learner):
         free_reset: bool = True
         """Whether weights that no task reads return to their initial values when a visit ends; without, as in the
         paper, they stay where masks that were still soft let them be trained, and later visits begin there."""
-
-        def __post_init__(self) -> None:
-            """Check the ranges."""
-            super().__post_init__()
-            if not self.embedding_learning_rate > 0:
-                raise SettingsError(f"embedding_learning_rate={self.embedding_learning_rate!r}: expected a number > 0")
-            if not self.sparsity >= 0:
-                raise SettingsError(f"sparsity={self.sparsity!r}: expected a number >= 0")
-            if not self.s_max > 1:
-                raise SettingsError(f"s_max={self.s_max!r}: expected a number > 1")
-            if self.period < 2:
-                raise SettingsError(f"period={self.period!r}: expected a whole number >= 2")
 
     needs_task_labels = "always"
     forgetting_free = True

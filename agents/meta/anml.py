@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from clenv.agent import Agent, Outcome
 from clenv.agents.networks.backbone import Architecture
 from clenv.agents.networks.learning import Learner, distance, set_gradients
-from clenv.errors import SettingsError
 from clenv.events import Exactness, Receipt, UnlearnRequest
+from clenv.fields import Count, Positive, Whole
 from clenv.settings import StreamSpec
 
 from .masking import FreeMask, InnerLearner, InputMask, Pass, Phi, Theta
@@ -89,28 +89,16 @@ class ANML(Learner):
         """What scales the features: a network of the input, with layers like those that it gates, or nothing."""
         inner: Literal["all", "head"] = "all"
         """What the inner steps change: the whole network, or its output layer."""
-        inner_rate: float = 0.1
+        inner_rate: Positive = 0.1
         """Step size of the inner SGD."""
-        meta_rate: float = 1e-3
+        meta_rate: Positive = 1e-3
         """Step size of Adam in the pre-training phase."""
-        trajectory: int = 20
+        trajectory: Count = 20
         """Inner steps before a meta step."""
-        remember: int = 64
+        remember: Whole = 64
         """Examples of earlier tasks in the meta loss, rounded up to whole minibatches."""
         first_order: bool = False
         """Whether inner gradients count as constants, as in the released code."""
-
-        def __post_init__(self) -> None:
-            """Check the ranges."""
-            super().__post_init__()
-            for name in ("inner_rate", "meta_rate"):
-                value = getattr(self, name)
-                if not 0 < value < math.inf:
-                    raise SettingsError(f"{name}={value!r}: expected a number > 0")
-            if self.trajectory < 1:
-                raise SettingsError(f"trajectory={self.trajectory!r}: expected a whole number >= 1")
-            if self.remember < 0:
-                raise SettingsError(f"remember={self.remember!r}: expected a whole number >= 0")
 
     needs_pretraining = True
 

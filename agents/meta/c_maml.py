@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from clenv.agent import Outcome, tensors
 from clenv.agents.networks.backbone import Backbone, initial_affine
 from clenv.agents.networks.learning import Learner, Training, distance, loss_of, set_gradients
-from clenv.errors import SettingsError
 from clenv.events import Exactness, Receipt, UnlearnRequest
+from clenv.fields import NonNegative, Whole
 from clenv.settings import StreamSpec
 
 
@@ -78,13 +78,13 @@ class CMAML(Learner):
     class Hyperparameters(Training):
         """Of `CMAML`."""
 
-        inner_steps: int = 3
+        inner_steps: Whole = 3
         """Gradient steps of an adaptation, K."""
         inner_rate: float = 0.5
         """What the inner rates are at first."""
         first_order: bool = False
         """Whether the outer gradient takes the inner gradients for constants."""
-        modulation: float | None = None
+        modulation: NonNegative | None = None
         """UM: the outer loss L counts times 1 - exp(-modulation * L); None: fully."""
         threshold: float | None = None
         """UM: a switch of tasks is suspected, and no outer step taken, if adaptation lowers the loss by at least this
@@ -92,18 +92,6 @@ class CMAML(Learner):
         prolonged: bool = False
         """PAP: adapt on from where the last minibatch left off until a switch is suspected; take outer steps only
         then, or when a buffer is full."""
-
-        def __post_init__(self) -> None:
-            """Check the ranges."""
-            super().__post_init__()
-            if self.inner_steps < 0:
-                raise SettingsError(f"inner_steps={self.inner_steps!r}: expected a whole number >= 0")
-            if not math.isfinite(self.inner_rate):
-                raise SettingsError(f"inner_rate={self.inner_rate!r}: expected a number")
-            if self.modulation is not None and not self.modulation >= 0:
-                raise SettingsError(f"modulation={self.modulation!r}: expected a number >= 0, or None")
-            if self.threshold is not None and math.isnan(self.threshold):
-                raise SettingsError(f"threshold={self.threshold!r}: expected a number, or None")
 
     def __init__(
         self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any

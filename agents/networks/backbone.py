@@ -9,14 +9,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import MinLen
 from torch import Tensor, nn
 
 from clenv.errors import SettingsError
-from clenv.settings import check_choices
+from clenv.fields import Checked, Count
 
 Activation = Literal["relu", "sigmoid"]
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "sigmoid": torch.sigmoid}
@@ -172,25 +173,17 @@ def initial_affine(
 
 
 @dataclass(frozen=True)
-class Architecture:
+class Architecture(Checked):
     """Which backbone an agent builds; the base of the hyperparameters of agents that have one."""
 
     backbone: Literal["mlp", "conv"] = "mlp"
     """Dense layers over flat inputs, or convolutions over images followed by dense layers."""
-    hidden: tuple[int, ...] = (100, 100)
+    hidden: tuple[Count, ...] = (100, 100)
     """Units of each dense layer."""
-    channels: tuple[int, ...] = (16, 32)
+    channels: Annotated[tuple[Count, ...], MinLen(1)] = (16, 32)
     """Channels of each convolution, 3 by 3, each followed by max-pooling by 2; ``conv`` only."""
     activation: Activation = "relu"
     """Nonlinearity after each layer."""
-
-    def __post_init__(self) -> None:
-        """Check the choices and sizes."""
-        check_choices(self)
-        for name in ("hidden", "channels"):
-            sizes = getattr(self, name)
-            if isinstance(sizes, int) or not sizes or any(size < 1 for size in sizes):
-                raise SettingsError(f"{name}={sizes!r}: expected one or more layers, of at least one unit each")
 
     def build(self, input_shape: Sequence[int]) -> Backbone:
         """Return the backbone for inputs of this shape.

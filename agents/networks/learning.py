@@ -5,14 +5,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Lt
 from torch import Tensor, nn
 
 from clenv.agent import Agent, Outcome
 from clenv.errors import CapabilityError, SettingsError
+from clenv.fields import NonNegative, Positive
 
 from .backbone import Architecture
 
@@ -75,22 +77,16 @@ class Training(Architecture):
 
     optimizer: Literal["sgd", "adam"] = "adam"
     """Optimiser of the weights."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Its step size."""
-    momentum: float = 0.0
+    momentum: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Momentum of ``sgd``; ``adam`` has its own."""
-    weight_decay: float = 0.0
+    weight_decay: NonNegative = 0.0
     """Added to the gradient: this times the weight."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check that the momentum is for the optimiser."""
         super().__post_init__()
-        if not self.learning_rate > 0:
-            raise SettingsError(f"learning_rate={self.learning_rate!r}: expected a number > 0")
-        if not 0 <= self.momentum < 1:
-            raise SettingsError(f"momentum={self.momentum!r}: expected a number in [0, 1)")
-        if not self.weight_decay >= 0:
-            raise SettingsError(f"weight_decay={self.weight_decay!r}: expected a number >= 0")
         if self.momentum and self.optimizer == "adam":
             raise SettingsError(f"momentum={self.momentum!r} is for optimizer='sgd', but optimizer='adam'")
 

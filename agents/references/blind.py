@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clenv.agent import Agent, Outcome
-from clenv.errors import SettingsError
 from clenv.events import Exactness, Receipt, UnlearnRequest
+from clenv.fields import Checked, Positive
 from clenv.settings import StreamSpec
 
 _HIDDEN = -1  # stands for the task where it is hidden
@@ -39,16 +39,11 @@ class _Blind(Agent):
     forgetting_free = False
 
     @dataclass(frozen=True)
-    class Hyperparameters:
+    class Hyperparameters(Checked):
         """Of `BlindLast` and `BlindTask`."""
 
-        smoothing: float = 1.0
+        smoothing: Positive = 1.0
         """Added to the count of every label (Laplace), so that no label is impossible; > 0."""
-
-        def __post_init__(self) -> None:
-            """Check the range."""
-            if not self.smoothing > 0:
-                raise SettingsError(f"smoothing={self.smoothing!r}: expected a number > 0")
 
     def __init__(
         self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any

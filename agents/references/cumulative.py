@@ -13,8 +13,8 @@ from clenv.agent import Agent, Outcome
 from clenv.agents.networks.learning import Training
 from clenv.agents.rehearsal.memory import Archive, Draws, examples_of
 from clenv.agents.rehearsal.rehearsing import Rehearsing
-from clenv.errors import SettingsError
 from clenv.events import Exactness, Receipt, UnlearnRequest
+from clenv.fields import Count
 from clenv.settings import StreamSpec
 
 
@@ -34,14 +34,8 @@ class Cumulative(Rehearsing):
     class Hyperparameters(Training):
         """Of `Cumulative`."""
 
-        updates: int = 1
+        updates: Count = 1
         """``n``: updates a step, each on as many examples as a minibatch has."""
-
-        def __post_init__(self) -> None:
-            """Check the range."""
-            super().__post_init__()
-            if isinstance(self.updates, bool) or not isinstance(self.updates, int) or self.updates < 1:
-                raise SettingsError(f"updates={self.updates!r}: expected a whole number >= 1")
 
     unlearning = Exactness.EXACT
     commutes = True

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from clenv.agent import Outcome
 from clenv.agents.networks.learning import set_gradients
-from clenv.errors import SettingsError
+from clenv.fields import Count, NonNegative
 from clenv.settings import StreamSpec
 
 from .consolidating import Consolidating, Consolidation
@@ -32,14 +32,8 @@ def plus(one: Iterable[Tensor], other: Iterable[Tensor]) -> list[Tensor]:
 class Anchoring(Consolidation):
     """How strong the pull is; the base of the hyperparameters of learners that are anchored."""
 
-    strength: float = 1.0
+    strength: NonNegative = 1.0
     """Weight of the penalty; 0: plain training."""
-
-    def __post_init__(self) -> None:
-        """Check the range."""
-        super().__post_init__()
-        if not 0 <= self.strength < float("inf"):
-            raise SettingsError(f"strength={self.strength!r}: expected a number >= 0")
 
 
 class Anchored(Consolidating):
@@ -98,15 +92,9 @@ class Anchored(Consolidating):
 class Estimation(Anchoring):
     """From how much importance is estimated; the base of the hyperparameters of learners that keep examples for it."""
 
-    examples: int | None = 64
+    examples: Count | None = 64
     """Examples of the running segment that are kept until it ends, whole minibatches, evenly spread over it: at most
     this many, but two minibatches at least; None: all."""
-
-    def __post_init__(self) -> None:
-        """Check the range."""
-        super().__post_init__()
-        if self.examples is not None and self.examples < 1:
-            raise SettingsError(f"examples={self.examples!r}: expected a whole number >= 1, or None for all")
 
 
 class Estimating(Anchored):

@@ -5,14 +5,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from annotated_types import Ge
 
 from clenv.agent import Outcome
 from clenv.agents.networks.learning import Training
 from clenv.agents.references.finetune import Finetune
 from clenv.events import VisitEnd
+from clenv.fields import Positive
 from clenv.settings import StreamSpec
 from clenv.world.segments import Segments, Source
 
@@ -24,9 +26,9 @@ class Consolidation(Training):
     segments: Source = "auto"
     """Where a segment ends: at the end of an announced visit (given), after a fixed period, where a jump of the loss is
     detected; auto: given if switches are announced, else fixed. The agent's own hyperparameters say which it is."""
-    period: int = 50
+    period: Annotated[int, Ge(2)] = 50
     """Steps of a segment, at least 2; ``fixed`` only."""
-    jump: float = 4.0
+    jump: Positive = 4.0
     """Standard deviations by which a loss is above the running mean that is a jump; ``detected`` only."""
 
 

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clenv.errors import SettingsError
 from clenv.events import Exactness, Permanence, Receipt, UnlearnRequest
+from clenv.fields import Fraction, NonNegative
 from clenv.settings import StreamSpec
 
 from .anchoring import Estimating, Estimation, Parts, plus
@@ -32,7 +32,7 @@ PERMANENT = -1
 class Fisher(Estimation):
     """Of EWC: which Fisher information."""
 
-    strength: float = 30.0
+    strength: NonNegative = 30.0
     """``lambda``; it has no universal scale: try powers of ten."""
     fisher: Literal["true", "empirical"] = "true"
     """``true``: targets as the network expects them, exactly; ``empirical``: the targets that came."""
@@ -89,14 +89,8 @@ class OnlineEWC(Estimating):
     class Hyperparameters(Fisher):
         """Of `OnlineEWC`."""
 
-        decay: float = 1.0
+        decay: Fraction = 1.0
         """``gamma``, in [0, 1]: what is left of the importance when another segment ends."""
-
-        def __post_init__(self) -> None:
-            """Check the range."""
-            super().__post_init__()
-            if not 0 <= self.decay <= 1:
-                raise SettingsError(f"decay={self.decay!r}: expected a number in [0, 1]")
 
     def consolidate(self) -> None:
         """Add the segment's Fisher information, and anchor everything where it is now."""

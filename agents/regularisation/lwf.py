@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from clenv.agent import Outcome
 from clenv.agents.rehearsal.rehearsing import Rehearsing
-from clenv.errors import SettingsError
 from clenv.events import Exactness, Receipt, UnlearnRequest
+from clenv.fields import NonNegative, Positive
 from clenv.settings import StreamSpec
 
 from .anchoring import BACKBONE, Parts
@@ -45,18 +45,10 @@ class LwF(Rehearsing, Consolidating):
     class Hyperparameters(Consolidation):
         """Of `LwF`."""
 
-        strength: float = 1.0
+        strength: NonNegative = 1.0
         """``alpha``; 0: plain training."""
-        temperature: float = 2.0
+        temperature: Positive = 2.0
         """``T``."""
-
-        def __post_init__(self) -> None:
-            """Check the ranges."""
-            super().__post_init__()
-            if not 0 <= self.strength < float("inf"):
-                raise SettingsError(f"strength={self.strength!r}: expected a number >= 0")
-            if not self.temperature > 0:
-                raise SettingsError(f"temperature={self.temperature!r}: expected a number > 0")
 
     unlearning = Exactness.INTERFACE
     commutes = True

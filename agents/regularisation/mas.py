@@ -7,11 +7,13 @@ forget*, ECCV 2018.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Lt
 from torch import Tensor
 
-from clenv.errors import SettingsError
+from clenv.fields import NonNegative
 
 from .anchoring import Estimating, Estimation
 from .importance import Measure
@@ -36,17 +38,11 @@ class MAS(Estimating):
     class Hyperparameters(Estimation):
         """Of `MAS`."""
 
-        strength: float = 0.03
+        strength: NonNegative = 0.03
         """``lambda``; 1 is customary."""
-        average: float | None = None
+        average: Annotated[float, Ge(0), Lt(1)] | None = None
         """``alpha`` in [0, 1): the importance becomes ``alpha`` times what it was plus ``1 - alpha`` times the
         segment's; None: the sum of all segments'."""
-
-        def __post_init__(self) -> None:
-            """Check the range."""
-            super().__post_init__()
-            if self.average is not None and not 0 <= self.average < 1:
-                raise SettingsError(f"average={self.average!r}: expected a number in [0, 1), or None for the sum")
 
     factor = 2.0
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from clenv.agents.networks.learning import set_gradients
-from clenv.errors import SettingsError
+from clenv.fields import NonNegative, Positive
 from clenv.settings import StreamSpec
 
 from .anchoring import BACKBONE, Anchored, Anchoring, Parts, plus
@@ -37,16 +37,10 @@ class SI(Anchored):
     class Hyperparameters(Anchoring):
         """Of `SI`."""
 
-        strength: float = 10.0
+        strength: NonNegative = 10.0
         """``c``; 0.1 is customary for long segments."""
-        xi: float = 0.1
+        xi: Positive = 0.1
         """Damping of the division by the squared distance; it sets the scale of the importance."""
-
-        def __post_init__(self) -> None:
-            """Check the range."""
-            super().__post_init__()
-            if not self.xi > 0:
-                raise SettingsError(f"xi={self.xi!r}: expected a number > 0")
 
     factor = 2.0
 

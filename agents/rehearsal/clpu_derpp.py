@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from clenv.agent import Outcome
 from clenv.agents.networks.learning import Learner, Training, loss_of, told
-from clenv.errors import SettingsError
 from clenv.events import Exactness, Permanence, Receipt, UnlearnRequest
+from clenv.fields import Count, NonNegative
 from clenv.rng import key
 from clenv.settings import StreamSpec
 
@@ -29,32 +29,19 @@ from .rehearsing import Rehearsing
 class Hyperparameters(Training):
     """Of `CLPUDERpp`."""
 
-    capacity: int = 200
+    capacity: Count = 200
     """Examples kept of each task."""
-    replay: int | None = None
+    replay: Count | None = None
     """Kept examples replayed in a step, of all permanent tasks together; None: as many as a minibatch has."""
-    alpha: float = 0.5
+    alpha: NonNegative = 0.5
     """``alpha``: weight of the squared distance to the kept answers."""
-    beta: float = 1.0
+    beta: NonNegative = 1.0
     """``beta``: weight of the loss of the kept labels."""
     side: Literal["copy", "scratch"] = "copy"
     """What a side network begins as: a copy of the main network, or freshly drawn parameters."""
-    merge_steps: int | None = None
+    merge_steps: Count | None = None
     """``H``: steps of a merge; None: as many as the last task learned by the main network had, before there is one as
     many as the task itself had."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        super().__post_init__()
-        for name in ("capacity", "replay", "merge_steps"):
-            value = getattr(self, name)
-            if value is None and name != "capacity":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise SettingsError(f"{name}={value!r}: expected a whole number >= 1")
-        for name in ("alpha", "beta"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise SettingsError(f"{name}={getattr(self, name)!r}: expected a number >= 0")
 
 
 class Group(NamedTuple):

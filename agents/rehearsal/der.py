@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clenv.errors import SettingsError
+from clenv.fields import NonNegative
 from clenv.settings import StreamSpec
 
 from .er import ER
@@ -23,16 +23,8 @@ from .rehearsing import Rehearsal
 class Distillation(Rehearsal):
     """Of `DER`: how strongly kept answers are held."""
 
-    alpha: float = 0.5
+    alpha: NonNegative = 0.5
     """``alpha``: weight of the squared distance to the kept answers, a mean over examples and outputs."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        super().__post_init__()
-        for name in ("alpha", "beta"):
-            weight = getattr(self, name, 0.0)
-            if not 0 <= weight < float("inf"):
-                raise SettingsError(f"{name}={weight!r}: expected a number >= 0")
 
 
 class DER(ER):
@@ -81,7 +73,7 @@ class DERpp(DER):
     class Hyperparameters(Distillation):
         """Of `DERpp`."""
 
-        beta: float = 0.5
+        beta: NonNegative = 0.5
         """``beta``: weight of the loss of the second draw."""
 
     def __init__(

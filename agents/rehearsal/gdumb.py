@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from clenv.errors import SettingsError
 from clenv.events import Exactness, Receipt, UnlearnRequest
+from clenv.fields import Count
 from clenv.settings import StreamSpec
 
 from .memory import Balanced
@@ -33,16 +33,10 @@ class GDumb(Fitted):
     class Hyperparameters(Offline):
         """Of `GDumb`."""
 
-        epochs: int = 30
+        epochs: Count = 30
         """Passes over the memory, in minibatches as large as the stream's."""
-        capacity: int = 500
+        capacity: Count = 500
         """``m``: examples kept."""
-
-        def __post_init__(self) -> None:
-            """Check the range."""
-            super().__post_init__()
-            if isinstance(self.capacity, bool) or not isinstance(self.capacity, int) or self.capacity < 1:
-                raise SettingsError(f"capacity={self.capacity!r}: expected a whole number >= 1")
 
     losses = ("cross_entropy",)
     unlearning = Exactness.INTERFACE

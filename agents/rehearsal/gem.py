@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from clenv.agent import Outcome
 from clenv.agents.regularisation.consolidating import Consolidating, Consolidation
 from clenv.errors import SettingsError
+from clenv.fields import Count, NonNegative
 from clenv.settings import StreamSpec
 
 from .memory import Memory, Reservoir, examples_of
@@ -29,17 +30,14 @@ from .rehearsing import Rehearsal, Replaying
 class Episodes(Rehearsal, Consolidation):
     """What is kept of segments; the base of the hyperparameters of learners held by gradients on what they keep."""
 
-    segment_examples: int = 100
+    segment_examples: Count = 100
     """Examples kept of a segment."""
 
     def __post_init__(self) -> None:
         """Check the range."""
         super().__post_init__()
-        if self.segment_examples < 1 or 0 < self.capacity < self.segment_examples:
-            raise SettingsError(
-                f"segment_examples={self.segment_examples!r}: expected a whole number >= 1, and at most "
-                f"capacity={self.capacity}"
-            )
+        if 0 < self.capacity < self.segment_examples:
+            raise SettingsError(f"segment_examples={self.segment_examples}: expected at most capacity={self.capacity}")
 
 
 class Episodic(Replaying, Consolidating):
@@ -130,14 +128,8 @@ class GEM(Episodic):
     class Hyperparameters(Episodes):
         """Of `GEM`."""
 
-        margin: float = 0.5
+        margin: NonNegative = 0.5
         """``gamma``, >= 0."""
-
-        def __post_init__(self) -> None:
-            """Check the range."""
-            super().__post_init__()
-            if not 0 <= self.margin < float("inf"):
-                raise SettingsError(f"margin={self.margin!r}: expected a number >= 0")
 
     def __init__(
         self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clenv.agent import Agent, Outcome
 from clenv.agents.regularisation.consolidating import Consolidating, Consolidation
-from clenv.errors import SettingsError
+from clenv.fields import Count
 
 from .memory import Memory, examples_of
 from .rehearsing import Rehearsing
@@ -21,14 +21,8 @@ from .rehearsing import Rehearsing
 class Offline(Consolidation):
     """How a network is fitted; the base of the hyperparameters of learners that fit offline."""
 
-    epochs: int = 10
+    epochs: Count = 10
     """Passes over what is kept, in minibatches as large as the stream's."""
-
-    def __post_init__(self) -> None:
-        """Check the range."""
-        super().__post_init__()
-        if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 1:
-            raise SettingsError(f"epochs={self.epochs!r}: expected a whole number >= 1")
 
 
 class Fitted(Rehearsing, Consolidating):

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from clenv.agent import Outcome
 from clenv.agents.networks.learning import Training, loss_of, set_gradients
 from clenv.agents.references.finetune import Finetune
-from clenv.errors import SettingsError
 from clenv.events import Exactness, Receipt, UnlearnRequest
+from clenv.fields import Count, Whole
 from clenv.settings import StreamSpec
 
 from .memory import HIDDEN, Draws, Memory
@@ -155,25 +155,15 @@ class Rehearsing(Finetune):
 class Rehearsal(Training):
     """What is kept and how much of it is replayed; the base of the hyperparameters of learners that replay."""
 
-    capacity: int = 500
+    capacity: Whole = 500
     """``m``: examples kept; 0: plain training."""
-    replay: int | None = None
+    replay: Count | None = None
     """Kept examples drawn in a step, without replacement; None: as many as a minibatch has."""
     removal: Literal["repair", "retrain"] = "repair"
     """What follows when a task's examples are purged: training goes on on what is kept (repair), or starts anew from
     the initial parameters on what is kept (retrain)."""
-    removal_steps: int = 50
+    removal_steps: Count = 50
     """Steps of either."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        super().__post_init__()
-        for name, least in (("capacity", 0), ("replay", 1), ("removal_steps", 1)):
-            value = getattr(self, name)
-            if value is None and name == "replay":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise SettingsError(f"{name}={value!r}: expected a whole number >= {least}")
 
 
 class Replaying(Rehearsing):

@@ -15,6 +15,7 @@ from clenv.agents.networks.learning import Learner, loss_of
 from clenv.agents.rehearsal.memory import HIDDEN
 from clenv.errors import SettingsError
 from clenv.events import Exactness, Receipt, UnlearnRequest
+from clenv.fields import Count
 from clenv.settings import StreamSpec
 
 from .composed import Composed, Entry, Learning, within
@@ -24,16 +25,10 @@ from .composed import Composed, Entry, Learning, within
 class Buffering(Learning):
     """What is kept of every task, and for how long it is used."""
 
-    batches: int = 5
+    batches: Count = 5
     """Minibatches kept of each task: its last ones."""
-    steps: int = 30
+    steps: Count = 30
     """Steps of a request."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        for name in ("batches", "steps"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name}={getattr(self, name)!r}: expected a whole number >= 1")
 
 
 class Buffered(Composed):

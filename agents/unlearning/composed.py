@@ -19,6 +19,7 @@ from clenv.agent import Agent, Outcome
 from clenv.agents.references.finetune import Finetune
 from clenv.errors import SettingsError
 from clenv.events import Exactness, Permanence, Receipt, UnlearnRequest, VisitBegin, VisitEnd
+from clenv.fields import Checked
 from clenv.picture import Picture
 from clenv.registry import make_agent
 from clenv.settings import StreamSpec
@@ -27,7 +28,7 @@ Entry = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Learning:
+class Learning(Checked):
     """Who learns."""
 
     learner: str = "finetune"

@@ -6,17 +6,19 @@ import importlib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Lt
 from torch import Tensor, nn
 
 from clenv.agent import Agent, Outcome
 from clenv.avalanche.isolation import isolated
 from clenv.errors import CapabilityError, ClenvWarning, SettingsError
 from clenv.events import VisitEnd
-from clenv.settings import StreamSpec, check_choices
+from clenv.fields import Checked, Count, NonNegative, Positive
+from clenv.settings import StreamSpec
 from clenv.world.segments import Segments, Source
 
 Learn = Literal["minibatch", "segment"]
@@ -24,41 +26,31 @@ _FUSED = {"cpu", "cuda"}  # devices for which torch's optimisers have fused kern
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(Checked):
     """Network, optimiser and segments; the base of the hyperparameters of all Avalanche agents."""
 
-    hidden: tuple[int, ...] = (100, 100)
+    hidden: tuple[Count, ...] = (100, 100)
     """Units of each dense layer."""
     activation: Literal["relu", "sigmoid"] = "relu"
     """Nonlinearity after each layer."""
     optimizer: Literal["sgd", "adam"] = "adam"
     """Optimiser of the weights."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Its step size."""
-    momentum: float = 0.0
+    momentum: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Momentum of ``sgd``; ``adam`` has its own."""
-    weight_decay: float = 0.0
+    weight_decay: NonNegative = 0.0
     """Added to the gradient: this times the weight."""
     learn: Literal["auto", "minibatch", "segment"] = "auto"
     """Learn from every minibatch when it comes, or from all of a segment when it ends, as Avalanche's ``train`` does;
     auto: at once if the strategy can."""
-    epochs: int = 1
+    epochs: Count = 1
     """Passes over a segment, if it is learned as a whole."""
     segments: Source = "auto"
     """Where a segment, an experience to Avalanche, ends: at the end of an announced visit (given), after a fixed
     period, where a jump of the loss is detected; auto: given if switches are announced, else fixed."""
-    period: int = 50
+    period: Annotated[int, Ge(2)] = 50
     """Minibatches of a segment, at least 2; ``fixed`` only."""
-
-    def __post_init__(self) -> None:
-        """Check the choices and ranges."""
-        check_choices(self)
-        if not self.hidden or any(units < 1 for units in self.hidden):
-            raise SettingsError(f"hidden={self.hidden!r}: expected one or more layers, of at least one unit each")
-        if not self.learning_rate > 0:
-            raise SettingsError(f"learning_rate={self.learning_rate!r}: expected a number > 0")
-        if self.epochs < 1:
-            raise SettingsError(f"epochs={self.epochs!r}: expected at least 1")
 
     def make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         """Return a fresh optimiser."""

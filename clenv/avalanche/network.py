@@ -54,7 +54,7 @@ class SingleHead(nn.Module):
     ) -> None:
         super().__init__()
         self.body = dense(input_shape, hidden, activation, seed)
-        self.head = linear(hidden[-1], outputs, torch_generator(seed, "head", 0))
+        self.head = linear((prod(input_shape), *hidden)[-1], outputs, torch_generator(seed, "head", 0))
 
     def forward(self, x: Tensor) -> Tensor:
         """Answer inputs, shape ``(n, outputs)``."""
@@ -88,7 +88,8 @@ class MultiHead(MultiTaskModule):
         self.body = dense(input_shape, hidden, activation, seed)
         self.heads = nn.ModuleDict()
         self.max_class_label = outputs
-        self.features, self.sizes, self.seed = hidden[-1], None if sizes is None else tuple(sizes), seed
+        self.features = (prod(input_shape), *hidden)[-1]
+        self.sizes, self.seed = None if sizes is None else tuple(sizes), seed
 
     def adaptation(self, experience: Any) -> None:
         """Make the heads of the tasks of an experience."""

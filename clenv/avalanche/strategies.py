@@ -13,6 +13,7 @@ from torch import nn
 
 from clenv.avalanche.agent import AvalancheAgent, Training
 from clenv.errors import SettingsError
+from clenv.fields import Count, Fraction, NonNegative, Positive, Whole
 
 
 class Naive(AvalancheAgent):
@@ -81,9 +82,9 @@ class Replay(AvalancheAgent):
     class Hyperparameters(Training):
         """Of `Replay`."""
 
-        mem_size: int = 200
+        mem_size: Count = 200
         """Examples kept."""
-        batch_size_mem: int = 0
+        batch_size_mem: Whole = 0
         """Examples replayed a step; 0: as many as the stream's minibatch has."""
 
     caveat = (
@@ -112,9 +113,9 @@ class EWC(AvalancheAgent):
     class Hyperparameters(Training):
         """Of `EWC`."""
 
-        ewc_lambda: float = 1.0
+        ewc_lambda: NonNegative = 1.0
         """Strength of the penalty, without the customary half."""
-        fisher_batch_size: int = 0
+        fisher_batch_size: Whole = 0
         """Examples over which gradients are averaged before they are squared; 1: the empirical Fisher information;
         0: the stream's minibatch, as in Avalanche."""
 
@@ -142,7 +143,7 @@ class EWCOnline(EWC):
     class Hyperparameters(EWC.Hyperparameters):
         """Of `EWCOnline`."""
 
-        decay_factor: float = 1.0
+        decay_factor: Fraction = 1.0
         """What an earlier segment's Fisher information is multiplied with when one ends."""
 
     shortest_segment = 2
@@ -164,9 +165,9 @@ class SI(AvalancheAgent):
     class Hyperparameters(Training):
         """Of `SI`."""
 
-        si_lambda: float = 1.0
+        si_lambda: NonNegative = 1.0
         """Strength of the penalty, with the customary half."""
-        eps: float = 1e-7
+        eps: Positive = 1e-7
         """Damping. Importances are limited to 0.001 from above, where nearly all that are positive are."""
 
     keeps_segment = False
@@ -191,9 +192,9 @@ class MAS(AvalancheAgent):
     class Hyperparameters(Training):
         """Of `MAS`."""
 
-        lambda_reg: float = 1.0
+        lambda_reg: NonNegative = 1.0
         """Strength of the penalty."""
-        alpha: float = 0.5
+        alpha: Fraction = 0.5
         """Share of earlier segments in the moving average of importances."""
 
     shortest_segment = 2
@@ -217,9 +218,9 @@ class LwF(AvalancheAgent):
     class Hyperparameters(Training):
         """Of `LwF`."""
 
-        alpha: float = 1.0
+        alpha: NonNegative = 1.0
         """Strength of the distillation."""
-        temperature: float = 2.0
+        temperature: Positive = 2.0
         """Of the softmax; the loss is not multiplied by its square."""
 
     shortest_segment = 2
@@ -239,7 +240,7 @@ class GDumb(AvalancheAgent):
     class Hyperparameters(Training):
         """Of `GDumb`."""
 
-        mem_size: int = 200
+        mem_size: Count = 200
         """Examples kept."""
 
     whole_segments = shuffle = True
@@ -258,9 +259,9 @@ class AGEM(AvalancheAgent):
     class Hyperparameters(Training):
         """Of `AGEM`."""
 
-        mem_size: int = 200
+        mem_size: Count = 200
         """Examples kept."""
-        sample_size: int = 64
+        sample_size: Count = 64
         """Examples of the reference gradient."""
 
     caveat = (
@@ -283,9 +284,9 @@ class GEM(AvalancheAgent):
     class Hyperparameters(Training):
         """Of `GEM`."""
 
-        patterns_per_exp: int = 50
+        patterns_per_exp: Count = 50
         """Examples kept of a segment."""
-        memory_strength: float = 0.5
+        memory_strength: NonNegative = 0.5
         """Margin of the constraints."""
 
     grows = True
@@ -310,13 +311,13 @@ class DER(AvalancheAgent):
     class Hyperparameters(Training):
         """Of `DER`."""
 
-        mem_size: int = 200
+        mem_size: Count = 200
         """Examples kept."""
-        batch_size_mem: int = 0
+        batch_size_mem: Whole = 0
         """Examples replayed a step; 0: as many as the stream's minibatch has."""
-        alpha: float = 0.1
+        alpha: NonNegative = 0.1
         """Weight of the distance to the logits."""
-        beta: float = 0.5
+        beta: NonNegative = 0.5
         """Weight of the replayed examples' loss."""
 
     multi_head = False
@@ -343,9 +344,9 @@ class ERACE(AvalancheAgent):
     class Hyperparameters(Training):
         """Of `ERACE`."""
 
-        mem_size: int = 200
+        mem_size: Count = 200
         """Examples kept."""
-        batch_size_mem: int = 0
+        batch_size_mem: Whole = 0
         """Examples replayed a step; 0: as many as the stream's minibatch has."""
 
     whole_segments = True
@@ -380,23 +381,20 @@ class PackNet(AvalancheAgent):
     class Hyperparameters(Training):
         """Of `PackNet`."""
 
-        epochs: int = 2
+        epochs: Count = 2
         """Passes over a segment, those after pruning included."""
-        post_prune_epochs: int = 1
+        post_prune_epochs: Count = 1
         """Passes after pruning."""
-        prune_proportion: float = 0.5
+        prune_proportion: Fraction = 0.5
         """Share of the weights that are free which stay free for later segments."""
 
         def __post_init__(self) -> None:
-            """Check the ranges."""
+            """Check that there are passes before pruning."""
             super().__post_init__()
-            if not 0 < self.post_prune_epochs < self.epochs:
+            if self.post_prune_epochs >= self.epochs:
                 raise SettingsError(
-                    f"post_prune_epochs={self.post_prune_epochs!r}: expected at least 1 and less than "
-                    f"epochs={self.epochs}"
+                    f"post_prune_epochs={self.post_prune_epochs}: expected less than epochs={self.epochs}"
                 )
-            if not 0 <= self.prune_proportion <= 1:
-                raise SettingsError(f"prune_proportion={self.prune_proportion!r}: expected a number in [0, 1]")
 
     needs_task_labels = "always"
     whole_segments = True

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clenv.bench.engines import Engine
+from clenv.bench.jobs import Job, jobs
 from clenv.bench.machine import machine
 from clenv.bench.play import failure_of, is_over, write_death
 from clenv.bench.progress import Progress
-from clenv.bench.suite import Job, Suite, from_plain, jobs, load, to_plain
+from clenv.bench.reading import load
+from clenv.bench.suite import Suite, from_plain, to_plain
 from clenv.errors import CheckpointError, SettingsError, nearest
 from clenv.running.checkpoint import write_atomically
 from clenv.running.folder import versions

@@ -13,9 +13,9 @@ from typing import Any
 from clenv.bench.bench import Outcome, Plan, bench, plan, reopen, select
 from clenv.bench.engines import make_engine
 from clenv.bench.gather import gather
+from clenv.bench.jobs import Job
 from clenv.bench.play import run_folder
 from clenv.bench.report import leaderboard, report
-from clenv.bench.suite import Job
 from clenv.errors import ClenvWarning, SettingsError
 from clenv.running.checkpoint import write_atomically
 from clenv.running.folder import Folder

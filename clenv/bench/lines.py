@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 
-Place = tuple[str | int, ...]
+from clenv.fields import Place
 
 _TOKEN = re.compile(
     r'''(?P<string>"""(?:\\.|[^\\])*?"{3,5}|\'\'\'.*?\'{3,5}|"(?:\\.|[^"\\\n])*"|'[^'\n]*')

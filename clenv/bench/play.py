@@ -20,8 +20,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from clenv.bench.jobs import Job
 from clenv.bench.machine import forget_peak_memory, is_out_of_memory, machine, memory_limit, peak_memory
-from clenv.bench.suite import Job
 from clenv.evaluation.audit import audit_folder
 from clenv.registry import make, make_agent
 from clenv.running.checkpoint import write_atomically

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 import gymnasium
 import torch
@@ -15,6 +15,7 @@ from clenv.agent import Agent
 from clenv.env import ContinualEnv
 from clenv.errors import CheckpointError, SettingsError
 from clenv.events import Event, VisitBegin, VisitEnd
+from clenv.fields import Count, NonNegative, Whole, convert
 from clenv.running.folder import Folder, describe, read, refuse_if_taken, warn_about_versions
 from clenv.world.retention import Evaluation
 
@@ -52,14 +53,14 @@ def run(
     agent: Agent,
     folder: str | Path | None = None,
     *,
-    seed: int = 0,
-    steps: int | None = None,
-    evaluate: int | None = None,
-    log_every: int = 100,
-    checkpoint_every: float = 10.0,
+    seed: Whole = 0,
+    steps: Count | None = None,
+    evaluate: Whole | None = None,
+    log_every: Count = 100,
+    checkpoint_every: NonNegative = 10.0,
     tensorboard: bool = True,
     progress: bool = True,
-    threads: int = 1,
+    threads: Count = 1,
 ) -> Records:
     """Run an agent through a stream, from its beginning.
 
@@ -97,14 +98,14 @@ def run(
     """
     world = _world(env, agent)
     finite = world.stream_spec.tasks is not None
-    options: dict[str, Any] = {
-        "steps": steps,
-        "evaluate": int(finite) if evaluate is None else evaluate,
-        "log_every": log_every,
-        "checkpoint_every": checkpoint_every,
-        "tensorboard": tensorboard,
-    }
-    _check({**options, "seed": seed, "threads": threads})
+    options = _checked(
+        steps=steps,
+        evaluate=int(finite) if evaluate is None else evaluate,
+        log_every=log_every,
+        checkpoint_every=checkpoint_every,
+        tensorboard=tensorboard,
+    )
+    seed, threads = _checked(seed=seed, threads=threads).values()
     header = None
     if folder is not None:
         refuse_if_taken(Path(folder))
@@ -157,16 +158,10 @@ def _world(env: gymnasium.Env[Any, Any], agent: Agent) -> ContinualEnv:
     return world
 
 
-def _check(options: Mapping[str, Any]) -> None:
-    for name, least in (("seed", 0), ("steps", 1), ("evaluate", 0), ("log_every", 1), ("threads", 1)):
-        value = options[name]
-        if value is None and name == "steps":
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise SettingsError(f"{name}={value!r}: expected a whole number >= {least}")
-    seconds = options["checkpoint_every"]
-    if not isinstance(seconds, int | float) or not seconds >= 0:
-        raise SettingsError(f"checkpoint_every={seconds!r}: expected seconds >= 0")
+def _checked(**arguments: Any) -> dict[str, Any]:
+    """Return arguments of `run` as its annotations ask for them."""
+    expected = get_type_hints(run, include_extras=True)
+    return {name: convert(value, expected[name], (name,)) for name, value in arguments.items()}
 
 
 def _prepare_process(threads: int) -> dict[str, Any]:

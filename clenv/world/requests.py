@@ -6,11 +6,14 @@ A policy is a frozen dataclass without state; what it draws is keyed by (seed, p
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Literal, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+from annotated_types import MinLen
 
 from clenv.errors import SettingsError, UnknownNameError, nearest
+from clenv.fields import Checked, Count, Fraction, Place, Whole, build, path
 from clenv.rng import Uniforms, generator
 from clenv.world.ledger import Ledger
 
@@ -49,6 +52,20 @@ class Decision(NamedTuple):
 NOTHING = Decision()
 
 
+class Past(NamedTuple):
+    """How far a stream came.
+
+    Attributes:
+        steps: Scored steps that were played.
+        visits: Scored visits that began.
+        ended: Numbers of those that ended by themselves, not by a request for their task.
+    """
+
+    steps: int
+    visits: int
+    ended: frozenset[int]
+
+
 class Requests(ABC):
     """Base of all policies."""
 
@@ -71,25 +88,59 @@ class Requests(ABC):
         """Return the tasks that the policy names in advance, so that unknown ones are refused at construction."""
         return ()
 
+    def left_over(self, past: Past) -> Sequence[str]:
+        """Return what the policy meant to ask, but never could, in words; nothing by default."""
+        del past
+        return ()
+
+    @classmethod
+    def from_plain(cls, table: Mapping[str, Any], place: Place = ()) -> Requests:
+        """Return the built-in policy that a table describes, as TOML and JSON have it.
+
+        Args:
+            table: ``policy``, its name (``Script`` if it is missing), and its fields.
+            place: Where the table stands, for messages.
+
+        Raises:
+            UnknownNameError: There is no such policy.
+            SettingsError: A field is unknown, missing, or out of range.
+        """
+        values = dict(table)
+        name = values.pop("policy", "Script")
+        if name not in _POLICIES:
+            where = path((*place, "policy"))
+            raise UnknownNameError(f"{where}: no request policy is called {name!r}.{nearest(str(name), _POLICIES)}")
+        return build(_POLICIES[name], values, place)
+
 
 @dataclass(frozen=True)
-class Command:
+class Command(Checked):
     """One line of a script. Make it with `permanent` or `unlearn`."""
 
     action: Literal["permanent", "unlearn"]
-    tasks: tuple[TaskRef, ...]
-    step: int | None = None
-    visit: int | None = None
+    """What is asked."""
+    tasks: Annotated[tuple[Whole | str, ...], MinLen(1)]
+    """Of which tasks, by index or id."""
+    step: Whole | None = None
+    """After which step; or"""
+    visit: Whole | None = None
+    """at which visit, by number, from 0;"""
     at: Literal["begin", "end"] = "end"
+    """as it begins (permanence only) or ends."""
 
     def __post_init__(self) -> None:
-        """Check that the moment is well defined."""
+        """Check every field, and that the moment is well defined."""
+        super().__post_init__()
         if (self.step is None) == (self.visit is None):
-            raise SettingsError(f"{self.action} {self.tasks}: expected either step=... or visit=...")
-        if not self.tasks:
-            raise SettingsError(f"{self.action} names no task: expected at least one")
+            raise SettingsError(f"{self}: expected either step=... or visit=...")
         if self.at == "begin" and (self.action == "unlearn" or self.visit is None):
-            raise SettingsError(f"{self.action} {self.tasks}: at='begin' is for permanence, with visit=...")
+            raise SettingsError(f"{self}: at='begin' is for permanence, with visit=...")
+
+    def __str__(self) -> str:
+        """The command in words."""
+        tasks = ", ".join(map(str, self.tasks))
+        moments = (f"after step {self.step}", self.step), (f"as visit {self.visit} {self.at}s", self.visit)
+        return " ".join([self.action, tasks, *(text for text, moment in moments if moment is not None)])
 
 
 def permanent(
@@ -105,8 +156,10 @@ def unlearn(*tasks: TaskRef, step: int | None = None, visit: int | None = None) 
 
 
 @dataclass(frozen=True)
-class Script(Requests):
+class Script(Checked, Requests):
     """Requests written down in advance.
+
+    Commands may be tables: ``Script([{"action": "unlearn", "tasks": [1], "step": 300}])``.
 
     Example:
         >>> Script((permanent(0, visit=0), unlearn(1, 2, step=300))).commands[1].tasks
@@ -146,6 +199,17 @@ class Script(Requests):
         """Return all tasks of the script."""
         return (task for command in self.commands for task in command.tasks)
 
+    def left_over(self, past: Past) -> Sequence[str]:
+        """Return the commands that never fell due: their step or visit never came."""
+
+        def came(command: Command) -> bool:
+            if command.step is not None:
+                return command.step < past.steps
+            assert command.visit is not None  # for the type checker: checked as it was made
+            return command.visit < past.visits if command.at == "begin" else command.visit in past.ended
+
+        return [str(command) for command in self.commands if not came(command)]
+
 
 @dataclass(frozen=True)
 class CLPU(Script):
@@ -167,30 +231,19 @@ class CLPU(Script):
 
 
 @dataclass(frozen=True)
-class RandomRequests(Requests):
+class RandomRequests(Checked, Requests):
     """Requests at random, valid by construction: a permanent, unknown or unlearned task is never named."""
 
-    permanence_rate: float = 0.0
+    permanence_rate: Fraction = 0.0
     """Probability, at each moment, that one of the tasks seen so far becomes permanent."""
-    unlearn_rate: float = 0.0
+    unlearn_rate: Fraction = 0.0
     """Probability, at each moment, of an unlearning request."""
-    max_tasks: int = 1
+    max_tasks: Count = 1
     """A request names 1 to this many tasks, uniformly."""
     when: Literal["step", "visit-end"] = "step"
     """A moment is every step, also in the middle of a visit, or only the last step of each visit."""
-    keep: int = 1
+    keep: Whole = 1
     """Requests never leave fewer tasks than this in the repository."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        for name in ("permanence_rate", "unlearn_rate"):
-            rate = getattr(self, name)
-            if not 0 <= rate <= 1:
-                raise SettingsError(f"RandomRequests: {name}={rate}, expected a probability in [0, 1]")
-        if self.max_tasks < 1 or self.keep < 0:
-            raise SettingsError(
-                f"RandomRequests: max_tasks={self.max_tasks}, keep={self.keep}; expected max_tasks >= 1, keep >= 0"
-            )
 
     def after_step(self, moment: Moment) -> Decision:
         """Toss the two coins of this step."""
@@ -267,25 +320,3 @@ def requests_to_plain(policy: Requests | None) -> dict[str, Any] | None:
     if _POLICIES.get(name) is not type(policy):
         raise SettingsError(f"the request policy {name} is not built in and cannot be written down")
     return {"policy": name, **asdict(policy)}  # type: ignore[call-overload]
-
-
-def requests_from_plain(plain: dict[str, Any]) -> Requests:
-    """Return the policy that `requests_to_plain` wrote; also accepts one written by hand.
-
-    Raises:
-        UnknownNameError: There is no such policy.
-        SettingsError: The policy has no such field.
-    """
-    values = dict(plain)
-    name = str(values.pop("policy", "Script"))
-    if name not in _POLICIES:
-        raise UnknownNameError(f"no request policy is called {name!r}.{nearest(name, _POLICIES)}")
-    known = {item.name for item in fields(_POLICIES[name])}  # type: ignore[arg-type]
-    for option in values:
-        if option not in known:
-            raise SettingsError(f"request policy {name} has no field {option!r}.{nearest(option, known)}")
-    if "commands" in values:
-        values["commands"] = tuple(
-            Command(**{**command, "tasks": tuple(command["tasks"])}) for command in values["commands"]
-        )
-    return _POLICIES[name](**values)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Ge
 from torch import Tensor
 
-from clenv.errors import CapabilityError, SettingsError
+from clenv.errors import CapabilityError
+from clenv.fields import Positive, convert
 from clenv.settings import StreamSpec
 
 Source = Literal["auto", "given", "fixed", "detected"]
@@ -39,7 +41,7 @@ class Segments:
 
     Raises:
         CapabilityError: Switches should be given, but are not announced.
-        SettingsError: A number is out of range.
+        SettingsError: ``period`` or ``jump`` is out of range.
     """
 
     def __init__(
@@ -51,13 +53,8 @@ class Segments:
         jump: float = 4.0,
         shortest: int = 2,
     ) -> None:
-        if isinstance(period, bool) or not isinstance(period, int) or period < 2:
-            raise SettingsError(
-                f"period={period!r}: expected a whole number >= 2; in segments of one step nothing would be protected, "
-                "useful periods are tens of steps"
-            )
-        if not 0 < jump < math.inf:
-            raise SettingsError(f"jump={jump!r}: expected a number of standard deviations > 0")
+        period = convert(period, Annotated[int, Ge(2)], ("period",))
+        jump = convert(jump, Positive, ("jump",))
         if source == "given" and not spec.announce_switches:
             raise CapabilityError(
                 "segments='given' needs announced switches: set announce_switches=True in the environment, or take "

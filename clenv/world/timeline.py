@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from clenv.errors import ProtocolError, UnknownNameError
+from clenv.errors import ClenvWarning, ProtocolError, UnknownNameError
 from clenv.events import (
     Cause,
     Event,
@@ -19,7 +20,7 @@ from clenv.events import (
 )
 from clenv.rng import Uniforms
 from clenv.world.ledger import Ledger
-from clenv.world.requests import Moment, Requests, TaskRef
+from clenv.world.requests import Moment, Past, Requests, TaskRef
 from clenv.world.stream import Plan, RecordedVisit, Round
 
 _NONE: tuple[Event, ...] = ()
@@ -78,6 +79,7 @@ class Timeline:
         self.visits: list[RecordedVisit] = []
         self.events: list[Event] = []
         self.unlearned_visits: list[int] = []  # numbers of the visits removed by requests
+        self.broken_visits: list[int] = []  # numbers of those that a request for their task ended
         self._requests, self._seed, self._horizon, self._index = requests, seed, horizon, index
         self._uniforms: dict[str, Uniforms] = {}
         self._pretrain_occurrences: dict[int, int] = {}
@@ -113,6 +115,8 @@ class Timeline:
         broken = self.round.task in removed
         events: list[Event] = [self._end_visit()] if ended or broken else []
         events += asked
+        if broken and not ended:
+            self.broken_visits.append(len(self.visits) - 1)
         if last:
             self.finished, self.truncated = "horizon reached", True
         elif ended or broken:
@@ -129,7 +133,23 @@ class Timeline:
             self.step = self._step_of(following)
             if round_over:
                 self.round, self.position = following, 0
-        return self._log(events)
+        self._log(events)
+        if self.finished is not None and self.left_over:
+            warnings.warn(f"never asked: {'; '.join(self.left_over)}", ClenvWarning, stacklevel=2)
+        return events
+
+    @property
+    def left_over(self) -> Sequence[str]:
+        """What the policy meant to ask, but could not so far: commands never due, or refused where that is skipped."""
+        if self._requests is None:
+            return ()
+        before = sum(self._pretrain_occurrences.values())
+        visits = len(self.visits) - before
+        over = self.finished is not None
+        ended = set(range(visits if over else visits - 1)) - {number - before for number in self.broken_visits}
+        steps = max(self.step + over, 0)
+        refused = [str(event.reason) for event in self.events if isinstance(event, Refusal)]
+        return [*self._requests.left_over(Past(steps, visits, frozenset(ended))), *refused]
 
     def _step_of(self, following: Round | None) -> int:
         if following is None or following is self.round or following.step is None:
@@ -257,6 +277,7 @@ class Timeline:
             "visits": [list(visit) for visit in self.visits],
             "events": [event_to_plain(event) for event in self.events],
             "unlearned_visits": list(self.unlearned_visits),
+            "broken_visits": list(self.broken_visits),
             "pretrain_occurrences": dict(self._pretrain_occurrences),
             "ledger": self.ledger.state_dict(),
         }
@@ -269,5 +290,6 @@ class Timeline:
         self.visits = [RecordedVisit(*visit) for visit in state["visits"]]
         self.events = [event_from_plain(event) for event in state["events"]]
         self.unlearned_visits = list(state["unlearned_visits"])
+        self.broken_visits = list(state.get("broken_visits", ()))
         self._pretrain_occurrences = dict(state["pretrain_occurrences"])
         self.ledger.load_state_dict(state["ledger"])

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clenv.bench.lines import key_lines, line_of
-from clenv.bench.suite import SHIPPED
+from clenv.bench.reading import SHIPPED
 
 TEXT = """# a comment = 1
 about = \"\"\"

@@ -9,7 +9,9 @@ from small_fashion import write_fashion_mnist
 
 import clenv
 from clenv.bench import EvaluationOptions
-from clenv.bench.suite import from_plain, jobs, load, suite_names, to_plain
+from clenv.bench.jobs import jobs
+from clenv.bench.reading import load, suite_names
+from clenv.bench.suite import from_plain, to_plain
 
 SUITE = """\
 about = "Blobs."

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clenv.bench.suite import Job
+from clenv.bench.jobs import Job
 from clenv.errors import SettingsError, nearest
 
 _ENGINES = {

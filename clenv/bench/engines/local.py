@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from clenv.bench.engines import Engine, Played
+from clenv.bench.jobs import Job
 from clenv.bench.play import play
-from clenv.bench.suite import Job
 from clenv.errors import ClenvWarning, SettingsError
 
 _GRACE = 10.0  # seconds that processes have to leave their runs with a checkpoint

@@ -9,8 +9,8 @@ from pathlib import Path
 import ray
 
 from clenv.bench.engines import Engine, Played, exported_path
+from clenv.bench.jobs import Job
 from clenv.bench.play import play
-from clenv.bench.suite import Job
 
 
 class OnRay(Engine):

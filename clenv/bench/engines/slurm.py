@@ -11,8 +11,8 @@ from pathlib import Path
 import submitit
 
 from clenv.bench.engines import Engine, Played, exported_path
+from clenv.bench.jobs import Job
 from clenv.bench.play import play
-from clenv.bench.suite import Job
 
 _ARRAY = 1000  # jobs an array; most clusters allow no more
 _POLL = 0.2  # seconds
