@@ -15,13 +15,14 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import gymnasium
 import tyro
 
 from clenv.agent import Agent, NoHyperparameters
 from clenv.errors import ClenvError, ClenvWarning, SettingsError, UnknownNameError
+from clenv.fields import bounds, hints
 from clenv.registry import (
     agent_class,
     agent_names,
@@ -188,7 +189,7 @@ def _run_command(words: Sequence[str]) -> Callable[..., int]:
 
 
 def _outspoken(cls: type[Any]) -> type[Any]:
-    """Return the dataclass with its own errors, not those a parser makes of every ValueError."""
+    """Return the dataclass with its own errors, not those a parser makes of every ValueError; help shows its ranges."""
 
     def init(self: Any, **values: Any) -> None:
         try:
@@ -196,7 +197,19 @@ def _outspoken(cls: type[Any]) -> type[Any]:
         except ValueError as error:
             raise _RefusedError(str(error)) from error
 
-    return type(cls.__name__, (cls,), {"__init__": init, "__doc__": cls.__doc__, "__module__": cls.__module__})
+    shown = {name: _ranged(hint) for name, hint in hints(cls).items()}
+    own = {"__init__": init, "__doc__": cls.__doc__, "__module__": cls.__module__, "__annotations__": shown}
+    return type(cls.__name__, (cls,), own)
+
+
+def _ranged(hint: Any) -> Any:
+    """Return an annotation whose range the help shows in the place of the value."""
+    for option in (hint, *get_args(hint)):
+        kind = {int: "INT", float: "FLOAT"}.get(get_args(option)[0]) if get_origin(option) is Annotated else None
+        if kind is not None:
+            absent = "None|" if type(None) in get_args(hint) else ""
+            return Annotated[hint, tyro.conf.arg(metavar=f"{absent}{kind} {bounds(option)}")]
+    return hint
 
 
 def _word(metavar: str, text: str) -> Any:
@@ -234,8 +247,8 @@ def _keeping(
 
     keep.__name__, keep.__doc__ = function.__name__, function.__doc__
     given = {name: p.default for name, p in inspect.signature(function).parameters.items() if name not in without}
-    hints = {**get_type_hints(function, include_extras=True), **(types or {})}
-    return _shaped(keep, {name: hints[name] for name in given}, {**given, **(defaults or {})})
+    kinds = {**get_type_hints(function, include_extras=True), **(types or {})}
+    return _shaped(keep, {name: _ranged(kinds[name]) for name in given}, {**given, **(defaults or {})})
 
 
 def _shaped(function: Callable[..., Any], types: Mapping[str, Any], defaults: Mapping[str, Any]) -> Callable[..., Any]:

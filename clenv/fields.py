@@ -14,6 +14,7 @@ lists become tuples, and tables (mappings, as TOML and JSON have them) become th
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import math
 import types
@@ -149,8 +150,16 @@ def convert(value: Any, hint: Any, place: Place = ()) -> Any:
     """
     held = _convert(value, hint, place)
     if held is _NOTHING:
-        raise FieldError(place, f"expected {words(hint)}", value)
+        raise FieldError(place, f"expected {words(hint)}{_close(value, hint)}", value)
     return held
+
+
+def _close(value: Any, hint: Any) -> str:
+    """Return a hint to the choice that is nearly the value, if there is one."""
+    literals = [option for option in (hint, *get_args(hint)) if get_origin(option) is Literal]
+    names = [name for literal in literals for name in get_args(literal) if isinstance(name, str)]
+    found = difflib.get_close_matches(value, names, n=1) if isinstance(value, str) else []
+    return f". Did you mean {found[0]!r}?" if found else ""
 
 
 def _convert(value: Any, hint: Any, place: Place) -> Any:
@@ -259,7 +268,8 @@ def words(hint: Any) -> str:
     """Return what an annotation asks for: ``a number in [0, 1]``, ``one of 'a', 'b'``, ``a whole number >= 1``."""
     origin, options = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return " ".join(filter(None, (words(options[0]), bounds(hint))))
+        range_ = bounds(hint)
+        return f"{words(options[0])}{' ' if range_ and range_[0] in '<>i' else ''}{range_}"
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(map(words, options)))
     if origin is Literal:
@@ -269,6 +279,8 @@ def words(hint: Any) -> str:
         return f"a list, each {' or '.join(dict.fromkeys(map(words, inner)))}"
     if inspect.isclass(origin):
         return "a table" if issubclass(origin, Mapping) else "a list"
+    if is_dataclass(hint):
+        return f"a table for {getattr(hint, '__name__', hint)}"
     known = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "None"}
     return known.get(hint, "any value" if hint is Any else f"a {getattr(hint, '__name__', hint)}")
 
@@ -292,7 +304,7 @@ def bounds(hint: Any) -> str:
             case Lt(most):
                 high = f"{most:g})"
             case MinLen(1):
-                return "of at least one"
+                return ", at least one"
     if low and high:
         return f"in {low}, {high}"
     if low:

@@ -54,7 +54,11 @@ class HNETRecognition(HNETInferred):
         weights, biases = self._target.backbone.initial(self.generator("recogniser"), self._device)
         self.recogniser: list[nn.Parameter] = [*weights, *biases]
         self.rows: dict[int, list[nn.Parameter]] = {task: self._new_row(task) for task in tasks}
-        self.tutor = self._hyper.make_optimizer(self._taught)
+        self.rebuild_tutor()
+
+    def rebuild_tutor(self) -> None:
+        """Make the recogniser's optimiser anew; there is none before there is anything to teach."""
+        self.tutor = self._hyper.make_optimizer(self._taught) if self._taught else None
 
     def _new_row(self, task: int) -> list[nn.Parameter]:
         shape = (1, self._target.backbone.features)
@@ -67,7 +71,7 @@ class HNETRecognition(HNETInferred):
     def rebuild(self) -> None:
         """Make the optimisers anew, over restored parameters."""
         super().rebuild()
-        self.tutor = self._hyper.make_optimizer(self._taught)
+        self.rebuild_tutor()
 
     # Answers
 
@@ -91,7 +95,7 @@ class HNETRecognition(HNETInferred):
         figures = super().observe(outcome)
         if task not in self.rows:
             self.rows[task] = self._new_row(task)
-            self.tutor = self._hyper.make_optimizer(self._taught)
+            self.rebuild_tutor()
         others = self.replay.tasks(without=task)
         if others:
             draws = self.generator("replay", task, self.slots[task]["steps"])
@@ -107,6 +111,7 @@ class HNETRecognition(HNETInferred):
         return F.cross_entropy(self._recognise(x.flatten(0, 1)), y)
 
     def _teach(self, loss: Tensor) -> None:
+        assert self.tutor is not None  # for the type checker: there are rows
         set_gradients(self._taught, torch.autograd.grad(loss, self._taught))
         self.tutor.step()
 

@@ -166,6 +166,7 @@ class HAT(Learner):
         self._period: int = spec.round_length if hyper.schedule == "exact" else hyper.period
         self._announced = spec.announce_switches and not spec.label_delay  # visits end before anything else comes
         self._backbone: Backbone = hyper.build(spec.input_shape)
+        self._backbone.require_units(type(self).__name__)
         self.weights, self.biases = self._backbone.initial(self.generator("init"), self._device)
         self._initial = [parameter.detach().clone() for parameter in self._shared]
         self.tasks: dict[int, Record] = {}

@@ -108,6 +108,7 @@ class ANML(Learner):
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
         hyper = self._hyper
         backbone = hyper.build(spec.input_shape)
+        backbone.require_units(type(self).__name__)
         units = backbone.features
         gates = InputMask(backbone, units, threshold=0.0) if hyper.gates == "input" else FreeMask(units, fixed=True)
         self._learner = InnerLearner(

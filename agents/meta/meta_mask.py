@@ -106,6 +106,7 @@ class MetaMask(Learner):
         if hyper.reset_on_switch and not spec.announce_switches:
             raise CapabilityError("reset_on_switch=True needs announced visits: expected announce_switches=True")
         backbone = hyper.build(spec.input_shape)
+        backbone.require_units(type(self).__name__)
         mask = make_mask(hyper.mask, math.prod(spec.input_shape), backbone.features, hyper.masked)
         self._learner = InnerLearner(
             backbone,

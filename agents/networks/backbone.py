@@ -65,11 +65,13 @@ class Backbone:
     """A stack of layers; the weights live with whoever calls it.
 
     Attributes:
-        layers: The layers, ``l = 1..L``.
+        layers: The layers, ``l = 1..L``; none: the features are the inputs, and a head makes a linear model of them.
+        features: Width of the output.
         activation: What follows each layer.
     """
 
     layers: tuple[Layer, ...]
+    features: int
     activation: Activation = "relu"
 
     @cached_property
@@ -77,10 +79,14 @@ class Backbone:
         """``n_l``: units of every layer."""
         return [layer.units for layer in self.layers]
 
-    @property
-    def features(self) -> int:
-        """Width of the output."""
-        return self.layers[-1].units
+    def require_units(self, who: str) -> None:
+        """Refuse a network without hidden units, for methods that act on them.
+
+        Raises:
+            SettingsError: There is no layer.
+        """
+        if not self.layers:
+            raise SettingsError(f"hidden=(): {who} acts on hidden units, expected at least one layer of them")
 
     def initial(
         self, generator: torch.Generator, device: torch.device
@@ -108,7 +114,7 @@ class Backbone:
             norm: Normalisation before the activation; None: none.
 
         Returns:
-            Shape ``(n, n_L)``, or ``(n, n_L, height, width)`` if the last layer is a convolution.
+            Shape ``(n, features)``.
         """
         h = x
         for number, layer in enumerate(self.layers):
@@ -117,7 +123,7 @@ class Backbone:
             if unit_masks is not None:
                 mask = unit_masks[number]
                 h = h * (mask[..., None, None] if layer.kind == "conv" else mask)
-        return h
+        return h if h.dim() == 2 else h.flatten(1)
 
     def activate(self, layer: Layer, z: Tensor) -> Tensor:
         """Return a layer's output for its pre-activations."""
@@ -179,7 +185,7 @@ class Architecture(Checked):
     backbone: Literal["mlp", "conv"] = "mlp"
     """Dense layers over flat inputs, or convolutions over images followed by dense layers."""
     hidden: tuple[Count, ...] = (100, 100)
-    """Units of each dense layer."""
+    """Units of each dense layer; none: a linear model of the inputs, or of the last convolution."""
     channels: Annotated[tuple[Count, ...], MinLen(1)] = (16, 32)
     """Channels of each convolution, 3 by 3, each followed by max-pooling by 2; ``conv`` only."""
     activation: Activation = "relu"
@@ -192,7 +198,8 @@ class Architecture(Checked):
             SettingsError: ``conv`` was chosen, but the inputs are no images, or too small.
         """
         if self.backbone == "mlp":
-            return Backbone(_dense(math.prod(input_shape), self.hidden), self.activation)
+            inputs = math.prod(input_shape)
+            return Backbone(_dense(inputs, self.hidden), (inputs, *self.hidden)[-1], self.activation)
         if len(input_shape) != 3:
             raise SettingsError(
                 f"backbone='conv' needs images of shape (channels, height, width), not inputs of shape "
@@ -208,8 +215,9 @@ class Architecture(Checked):
         pairs = zip((inputs, *self.channels), self.channels, strict=False)
         convolutions = tuple(Layer("conv", *pair) for pair in pairs)
         positions = (height // shrink) * (width // shrink)
-        dense = _dense(self.channels[-1] * positions, self.hidden, repeat=positions)
-        return Backbone(convolutions + dense, self.activation)
+        inputs = self.channels[-1] * positions
+        dense = _dense(inputs, self.hidden, repeat=positions)
+        return Backbone(convolutions + dense, (inputs, *self.hidden)[-1], self.activation)
 
 
 def _dense(inputs: int, hidden: Sequence[int], repeat: int = 1) -> tuple[Layer, ...]:

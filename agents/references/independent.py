@@ -38,6 +38,7 @@ class Independent(Agent):
         self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
     ) -> None:
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
+        self._hyper.build(spec.input_shape)  # what no network can be built of is refused now
         self.learners: dict[int, Finetune] = {}
 
     def _learner(self, task: int | None) -> Finetune:

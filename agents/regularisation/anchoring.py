@@ -144,7 +144,8 @@ class Estimating(Anchored):
                 means[narrow] = torch.cat([means[narrow], torch.zeros_like(whole[outputs:])])
             parts = found.setdefault(slot, {})
             for part, values in ((BACKBONE, means[:-2]), (slot, means[-2:])):
-                parts[part] = plus(parts[part], values) if part in parts else values
+                if values:  # a linear model has no backbone
+                    parts[part] = plus(parts[part], values) if part in parts else values
         return found
 
     @torch.no_grad()

@@ -66,7 +66,7 @@ class Measure(NamedTuple):
             outputs = F.linear(h, weight, bias)
         with torch.no_grad():
             starts = self.start(outputs, y)
-            errors = torch.autograd.grad(outputs, zs, starts, is_grads_batched=True)
+            errors = torch.autograd.grad(outputs, zs, starts, is_grads_batched=True) if zs else ()
             pairs = [self._of(*each, share) for each in zip(layers, inputs, errors, strict=True)]
             head = self._of_dense(h, starts, share)
         return [W for W, _ in pairs] + [b for _, b in pairs] + list(head)

@@ -140,6 +140,10 @@ class AvalancheAgent(Agent):
         spec, hyper = self._spec, self._hyper
         shape: dict[str, Any] = {"activation": hyper.activation, "seed": self._seed}
         if spec.head_per_task:
+            if not hyper.hidden:
+                raise SettingsError(
+                    "hidden=(): with a head a task Avalanche's optimisers need a body, expected a layer"
+                )
             return MultiHead(spec.input_shape, hyper.hidden, spec.output_size, sizes=spec.output_sizes, **shape)
         return SingleHead(spec.input_shape, hyper.hidden, spec.output_size, **shape)
 

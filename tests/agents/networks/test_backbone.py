@@ -115,7 +115,7 @@ def test_support_is_what_the_output_depends_on(shape, options):
 
 def test_values_of_weights_are_the_smaller_of_both_ends():
     layers = (Layer("conv", 1, 2, kernel=1), Layer("dense", 4, 2, repeat=2))
-    values = Backbone(layers).weight_values([torch.tensor([3, 1]), torch.tensor([2, 0])])
+    values = Backbone(layers, 2).weight_values([torch.tensor([3, 1]), torch.tensor([2, 0])])
     assert values[0].tolist() == [[[[3]]], [[[1]]]]
     assert values[1].tolist() == [[2, 2, 1, 1], [0, 0, 0, 0]]
 
