@@ -319,6 +319,8 @@ def _play(records: Records, folder: Path) -> int:
     ]
     say(f"{content['state']}: {content['reason']}, {content['steps']} steps in {content['seconds']:.1f} s\n\n")
     say(table(rows))
+    for asked in content["never_asked"]:
+        say(f"\nnever asked: {asked}\n")
     say(f"\nEverything is in {folder}: run.json, steps.parquet, *.jsonl (events, evaluations, receipts, curves)\n")
     if content["options"]["tensorboard"]:
         say(f"Curves: tensorboard --logdir {folder}\n")

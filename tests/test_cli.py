@@ -58,7 +58,7 @@ def test_help_comes_from_what_the_options_set(clenv_command):
     words = " ".join(out.replace("│", " ").split())
     for option, about in [
         ("--alpha FLOAT", "Probability that a finished round is repeated"),
-        ("--horizon {None}|INT", "Scored steps of the stream; None: no end. (default: 120)"),
+        ("--horizon None|INT >= 1", "Scored steps of the stream; None: no end. (default: 120)"),
         ("--scenario.tasks INT", "Number of tasks. (default: 3)"),
         ("--agent.lr FLOAT", "Step size. (default: 0.1)"),
         ("--log-every INT", "Steps between two points of the curves"),
@@ -140,7 +140,7 @@ BAD = [
     (["run", NAMES[0], "tiny_world:world"], "is not an Agent class"),
     (["run", "--seed", "1", *NAMES], "the names come first"),
     (["run", NAMES[0]], "AGENT"),
-    (["run", *NAMES, "--alpha", "1.5"], "alpha=1.5: expected a probability in [0, 1]"),
+    (["run", *NAMES, "--alpha", "1.5"], "alpha=1.5: expected a number in [0, 1]"),
     (["run", *NAMES, "--alpha", "much"], "much"),
     (["run", *NAMES, "--alhpa", "0.5"], "--alpha"),
     (["run", *NAMES, "--horizon", "0"], "horizon=0"),

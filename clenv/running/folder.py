@@ -110,6 +110,7 @@ class Folder:
             "seconds": seconds,
             "tasks": [task.id for task in env.tasks],
             "summary": summary(env),
+            "never_asked": list(env.timeline.left_over) if state != "running" else [],
         }
         text = json.dumps(checkpoint.finite({**self.header, **progress}), indent=2, allow_nan=False) + "\n"
         checkpoint.write_atomically(self.path / "run.json", lambda file: file.write_text(text))
@@ -177,7 +178,7 @@ class Folder:
         return env, agent
 
 
-_PROGRESS = {"state", "reason", "steps", "seconds", "tasks", "summary"}
+_PROGRESS = {"state", "reason", "steps", "seconds", "tasks", "summary", "never_asked"}
 
 
 def refuse_if_taken(path: Path) -> None:
@@ -207,6 +208,7 @@ def read(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{file} is corrupt: {error}") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise CheckpointError(f"{file} was not written by this version of clenv: expected format {_FORMAT!r}")
+    content.setdefault("never_asked", [])  # folders of earlier versions have none
     missing = [name for name in (*_IDENTITY, *_PROGRESS, "device", "threads", "versions") if name not in content]
     if missing:
         raise CheckpointError(f"{file} is incomplete: {', '.join(missing)} missing")

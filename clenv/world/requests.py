@@ -12,8 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from annotated_types import MinLen
 
-from clenv.errors import SettingsError, UnknownNameError, nearest
-from clenv.fields import Checked, Count, Fraction, Place, Whole, build, path
+from clenv.errors import SettingsError, nearest
+from clenv.fields import Checked, Count, FieldError, Fraction, Place, Whole, build
 from clenv.rng import Uniforms, generator
 from clenv.world.ledger import Ledger
 
@@ -102,14 +102,14 @@ class Requests(ABC):
             place: Where the table stands, for messages.
 
         Raises:
-            UnknownNameError: There is no such policy.
-            SettingsError: A field is unknown, missing, or out of range.
+            FieldError: There is no such policy, or a field is unknown, missing, or out of range.
         """
         values = dict(table)
         name = values.pop("policy", "Script")
-        if name not in _POLICIES:
-            where = path((*place, "policy"))
-            raise UnknownNameError(f"{where}: no request policy is called {name!r}.{nearest(str(name), _POLICIES)}")
+        if not isinstance(name, str) or name not in _POLICIES:
+            raise FieldError(
+                (*place, "policy"), f"no request policy is called so.{nearest(str(name), _POLICIES)}", name
+            )
         return build(_POLICIES[name], values, place)
 
 

@@ -18,7 +18,7 @@ import clenv
 from clenv.agent import tensors
 from clenv.running.folder import Folder, read
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 REQUESTS = {"policy": "RandomRequests", "permanence_rate": 0.01, "unlearn_rate": 0.02}
 REPRODUCIBLE = ("steps.parquet", "events.jsonl", "evaluations.jsonl")
 
@@ -347,7 +347,7 @@ def test_another_runs_checkpoint_is_refused(tmp_path):
         ({"steps": 2.5}, "steps=2.5"),
         ({"evaluate": -1}, "evaluate=-1"),
         ({"log_every": 0}, "log_every=0"),
-        ({"checkpoint_every": -1.0}, "checkpoint_every=-1.0: expected seconds >= 0"),
+        ({"checkpoint_every": -1.0}, "checkpoint_every=-1.0: expected a number >= 0"),
         ({"checkpoint_every": float("nan")}, "checkpoint_every=nan"),
         ({"threads": 0}, "threads=0"),
         ({"seed": -1}, "seed=-1"),

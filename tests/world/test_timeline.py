@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clenv.errors import ProtocolError, UnknownNameError
+from clenv.errors import ClenvWarning, ProtocolError, UnknownNameError
 from clenv.events import Permanence, Refusal, UnlearnRequest, VisitBegin, VisitEnd
 from clenv.world.ledger import Ledger
 from clenv.world.requests import CLPU, RandomRequests, Script, permanent, unlearn
@@ -118,7 +118,8 @@ def test_permanence_precedes_unlearning_in_one_step():
 def test_skipped_requests_are_logged():
     script = Script((unlearn("e", step=1), unlearn("a", step=3), unlearn("a", step=4)), invalid="skip")
     timeline = scripted("abc", script)
-    play(timeline)
+    with pytest.warns(ClenvWarning, match=r"never asked: step 1: cannot unlearn task 'e'.*; step 4: cannot unlearn"):
+        play(timeline)
     refusals = [event for event in timeline.events if isinstance(event, Refusal)]
     assert [(event.step, event.tasks) for event in refusals] == [(1, (4,)), (4, (0,))]
     assert "not been seen" in refusals[0].reason
@@ -132,6 +133,7 @@ def test_a_task_named_twice_counts_once_and_requests_are_sorted():
     assert request.tasks == (0, 1)
 
 
+@pytest.mark.filterwarnings("ignore:never asked")
 def test_a_refused_request_does_not_end_the_visit():
     script = Script((permanent("a", step=0), unlearn("a", step=1)), invalid="skip")
     timeline = scripted("ab", script)
@@ -316,9 +318,50 @@ def test_state_round_trip_at_any_step(policy, world, moment):
     assert other.state_dict() == timeline.state_dict()
 
 
+@pytest.mark.filterwarnings("ignore:never asked")
 @given(WORLDS, st.integers(0, 70))
 @settings(max_examples=60, deadline=None)
 def test_streams_agree_up_to_the_first_differing_request(world, step):
     plain = play(osaka(horizon=80, **world))
     asked = play(osaka(Script((unlearn(0, 1, 2, step=step),), invalid="skip"), horizon=80, **world))
     assert asked[: step + 1] == plain[: step + 1]
+
+
+# Commands that never fell due
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        (unlearn("a", step=6), "unlearn a after step 6"),
+        (unlearn("a", 1, visit=2), "unlearn a, 1 as visit 2 ends"),
+        (permanent("a", visit=2, at="begin"), "permanent a as visit 2 begins"),
+    ],
+)
+def test_what_never_fell_due_is_told_when_the_stream_ends(command, text):
+    timeline = scripted("ab", Script((unlearn("a", step=4), command)))
+    with pytest.warns(ClenvWarning, match=f"never asked: {text}$") as told:
+        play(timeline)
+    assert len(told) == 1
+    assert timeline.left_over == [text]
+
+
+def test_a_visit_that_a_request_broke_never_ends_by_itself():
+    timeline = scripted("ab", Script((unlearn("a", step=1), permanent("b", visit=0), permanent("b", visit=1))))
+    with pytest.warns(ClenvWarning, match="never asked: permanent b as visit 0 ends$"):
+        play(timeline)
+    assert timeline.ledger.permanent == {1}
+
+
+def test_what_fell_due_on_the_last_step_is_not_told():
+    play(scripted("ab", Script((unlearn("a", step=5), permanent("b", visit=1)))))
+
+
+def test_what_is_left_is_known_after_a_restart():
+    script = Script((unlearn("a", step=1), permanent("b", visit=0), unlearn("b", step=99)))
+    timeline, other = scripted("ab", script), scripted("ab", script)
+    for _ in range(3):
+        timeline.advance()
+    other.load_state_dict(timeline.state_dict())
+    with pytest.warns(ClenvWarning, match="as visit 0 ends; unlearn b after step 99"):
+        play(other)

@@ -320,7 +320,7 @@ def test_the_picture_shows_the_drift_of_every_tensor(make_tasks):
     [
         ({"beta": -1}, "beta=-1: expected a number >= 0"),
         ({"chunk": 0}, "chunk=0: expected a whole number >= 1"),
-        ({"generator_hidden": (3, 0)}, "expected at least one unit a layer"),
+        ({"generator_hidden": (3, 0)}, r"generator_hidden\[1\]=0"),
         ({"erasure": "forget"}, "erasure='forget': expected one of 'drop'"),
     ],
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-TOY = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "hnet_toy.py"), run_name="hnet_toy")
+TOY = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "hnet_toy.py"), run_name="hnet_toy")
 learn, TABLE = TOY["learn"], TOY["TABLE"]
 
 

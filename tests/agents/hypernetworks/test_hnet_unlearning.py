@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "hnet.py"
+BENCHMARK = Path(__file__).parents[3] / "benchmarks" / "hnet.py"
 
 
 @pytest.fixture(scope="module")

@@ -132,8 +132,8 @@ def test_a_removed_task_leaves_neither_decoder_nor_encoder(make_tasks):
     ("options", "message"),
     [
         ({"latent": 0}, "latent=0: expected a whole number >= 1"),
-        ({"encoder_hidden": ()}, "expected one or more layers"),
-        ({"decoder_hidden": (0,)}, "expected one or more layers"),
+        ({"encoder_hidden": ()}, r"encoder_hidden=\(\): .*at least one"),
+        ({"decoder_hidden": (0,)}, r"decoder_hidden\[0\]=0"),
         ({"pixel_noise": 0.0}, "pixel_noise=0.0: expected a number > 0"),
         ({"beta": -1.0}, "beta=-1.0: expected a number >= 0"),
     ],

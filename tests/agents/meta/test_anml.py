@@ -203,7 +203,7 @@ def test_meta_training_transfers_to_classes_never_seen():
     Each learner at its own best inner rate: the same network not meta-trained, or pre-trained plainly on as many
     minibatches, is well below. Chance is 1/72.
     """
-    benchmark = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "anml.py"), run_name="anml")
+    benchmark = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "anml.py"), run_name="anml")
     names = ("not meta-trained", "pre-trained plainly", "ANML")
     fresh, plain, mine = (max(benchmark["learn"](name, 1500, 0).values()) for name in names)
     assert fresh > 1 / 72

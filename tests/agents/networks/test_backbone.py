@@ -146,12 +146,27 @@ def test_initial_values_leave_global_generators_alone():
     [
         ((64,), {"backbone": "conv"}, "needs images"),
         ((1, 2, 2), {"backbone": "conv"}, "at least 4 by 4"),
-        ((64,), {"hidden": ()}, "hidden="),
-        ((64,), {"hidden": 10}, "hidden=10: expected one or more layers"),
-        ((64,), {"hidden": (10, 0)}, "hidden="),
+        ((64,), {"hidden": 10}, "hidden=10: expected a list"),
+        ((64,), {"hidden": (10, 0)}, r"hidden\[1\]=0"),
+        ((8, 8, 3), {"backbone": "conv", "channels": ()}, r"channels=\(\): .*at least one"),
         ((64,), {"backbone": "cnn"}, "expected one of 'mlp', 'conv'"),
     ],
 )
 def test_unusable_architectures_are_refused(shape, options, message):
     with pytest.raises(SettingsError, match=message):
         Architecture(**options).build(shape)
+
+
+@pytest.mark.parametrize("options", [{}, {"backbone": "conv", "channels": (2, 5)}])
+def test_without_hidden_units_the_features_are_flat(options):
+    backbone = Architecture(hidden=(), **options).build((1, 8, 8))
+    weights, biases = backbone.initial(torch_generator(0, "init"), torch.device("cpu"))
+    x = torch.randn(3, 1, 8, 8, generator=torch_generator(0, "x"))
+    features = backbone.forward(x, weights, biases)
+    assert features.shape == (3, backbone.features)
+    assert torch.equal(features, x.flatten(1)) or options
+    if options:
+        backbone.require_units("Masks")
+        return
+    with pytest.raises(SettingsError, match=r"hidden=\(\): Masks acts on hidden units"):
+        backbone.require_units("Masks")

@@ -74,7 +74,7 @@ def test_without_strength_it_is_plain_training_and_with_it_it_is_not(make_tasks,
 
 @pytest.mark.parametrize("name", [*PROTECTED, "from-scratch"])
 def test_a_period_of_one_is_refused(make_tasks, name):
-    with pytest.raises(SettingsError, match="in segments of one step nothing would be protected"):
+    with pytest.raises(SettingsError, match="period=1: expected a whole number >= 2"):
         trained(make_tasks, name, {}, segments="fixed", period=1)
 
 
