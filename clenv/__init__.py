@@ -20,7 +20,8 @@ from clenv.evaluation.verdict import Audit, Verdict
 from clenv.events import Exactness, Permanence, Receipt, Refusal, UnlearnRequest, VisitBegin, VisitEnd
 from clenv.picture import Picture
 from clenv.registry import agent_names, make, make_agent, register, register_agent, scenario_ids
-from clenv.running.run import Record, resume, run
+from clenv.running.record import Record
+from clenv.running.run import resume, run
 from clenv.settings import Settings, StreamSpec
 from clenv.task import Contexts, Scenario, Split, Task
 from clenv.world.requests import CLPU, RandomRequests, Requests, Script, permanent, unlearn

@@ -41,6 +41,11 @@ class Outcome(NamedTuple):
     outputs: int
     loss: Tensor
 
+    def to_numpy(self) -> dict[str, Any]:
+        """Return the fields by name, tensors as NumPy arrays and the loss as a number."""
+        x, y = self.x.cpu().numpy(), self.y.cpu().numpy()
+        return {**self._asdict(), "x": x, "y": y, "loss": self.loss.item()}
+
 
 @dataclass(frozen=True)
 class NoHyperparameters:

@@ -141,3 +141,15 @@ class Receipt:
     bytes_freed: int = 0
     detail: str = ""
     seconds: float = 0.0
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        return {**asdict(self), "level": int(self.level)}
+
+
+def served_from_plain(request: dict[str, Any], receipt: dict[str, Any]) -> tuple[UnlearnRequest, Receipt]:
+    """Return a request and its receipt, as `event_to_plain` and `Receipt.to_plain` wrote them."""
+    event = event_from_plain(request)
+    assert isinstance(event, UnlearnRequest)  # for the type checker
+    fields = {**receipt, "level": Exactness(receipt["level"]), "changed": tuple(receipt["changed"])}
+    return event, Receipt(**fields)

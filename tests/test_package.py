@@ -71,6 +71,16 @@ def test_families_of_agents_import_what_is_shared_and_what_is_declared():
     ]
 
 
+def test_no_module_leads_back_to_itself():
+    """Imports under TYPE_CHECKING and inside functions count; packages' faces (``__init__``) only gather names."""
+    files = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in modules("clenv")}
+    files = {name: path for name, path in files.items() if path.name != "__init__.py"}
+    arrows = {name: {found for found in imports(path) if found in files} - {name} for name, path in files.items()}
+    while leaves := {name for name, found in arrows.items() if not found & arrows.keys()}:
+        arrows = {name: found for name, found in arrows.items() if name not in leaves}
+    assert not arrows
+
+
 def test_the_world_knows_nothing_of_runs_evaluation_and_benches():
     for path in modules("clenv/world"):
         for name in imports(path):

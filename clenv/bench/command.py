@@ -129,7 +129,7 @@ def _draw(chosen: Plan, place: Path, over: Sequence[Job]) -> Path | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ClenvWarning)  # said before, when the suite was checked
         env, _, _ = Folder.open(run_folder(place, same[0])).restore()
-    figure = draw_stream(env, losses, title=f"{first.scenario}, seed {first.seed}")
+    figure = draw_stream(env.story(), losses, title=f"{first.scenario}, seed {first.seed}")
     picture = place / "stream.png"
     write_atomically(picture, lambda file: figure.savefig(file, format="png", dpi=150))
     return picture

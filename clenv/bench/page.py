@@ -501,12 +501,7 @@ def _run(run: Run, order: Mapping[str, int]) -> dict[str, Any]:
         "loss": number(run.loss, 1).replace("inf", "∞"),
         "sort": run.loss,
         "steps": run.steps,
-        "reason": "; ".join(
-            [
-                run.content.get("reason") or "",
-                *(f"never asked: {asked}" for asked in run.content.get("never_asked", ())),
-            ]
-        ).lstrip("; "),
+        "never_asked": run.content.get("never_asked", ()),
         "diverged": None if run.state != "diverged" else score.steps - 1,
         "figures": [(name.replace("_", " "), _figure(value)) for name, value in run.content.get("summary", {}).items()],
         "tasks": [

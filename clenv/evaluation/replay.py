@@ -143,10 +143,9 @@ class Replay(ContinualEnv):
     def rows_shown(self, visit: int) -> Tensor:
         """Return which training examples of its task a visit shows, each once; after `reset`."""
         task, _, _, first_round, _, steps = self.recorded.visits[visit]
-        split, length = self.tasks[task].train, self.settings.round_length
-        places = [divmod(step, length) for step in range(steps)]
-        rows = {row for k, j in places for row in self._batches.rows(split, first_round + k, j).tolist()}
-        return torch.tensor(sorted(rows), device=split.device)
+        places = [divmod(step, self.settings.round_length) for step in range(steps)]
+        rows = {row for k, j in places for row in self._minibatches.rows(task, first_round + k, j).tolist()}
+        return torch.tensor(sorted(rows), device=self._x.device)
 
     def snapshot(self, agent: Agent, *, seconds: float) -> dict[str, Any]:
         """Return what there is to know at a stop, as plain containers and tensors.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -13,9 +13,7 @@ from clenv.env import ContinualEnv
 from clenv.events import Event, event_to_plain
 from clenv.picture import paint
 from clenv.running.folder import Folder, summary
-
-if TYPE_CHECKING:
-    from clenv.running.run import Record
+from clenv.running.record import Record
 
 
 class Board:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 
 from clenv.events import Event, Permanence, UnlearnRequest, VisitBegin
 from clenv.world.score import Visit
-
-if TYPE_CHECKING:
-    from clenv.env import ContinualEnv
+from clenv.world.story import Story
 
 _SMOOTH = 25  # steps of the running mean
 _ROW = 0.3  # inches
@@ -27,16 +25,14 @@ _STYLES: dict[str, dict[str, Any]] = {
 }
 
 
-def draw_stream(
-    env: ContinualEnv, losses: Mapping[str, NDArray[Any]], *, title: str = "", width: float = 11.0
-) -> Figure:
+def draw_stream(story: Story, losses: Mapping[str, NDArray[Any]], *, title: str = "", width: float = 11.0) -> Figure:
     """Draw a stream so far: a bar a visit, marks for events, and the running mean of each loss curve.
 
     A thin line runs along a task's row while the task is in R(t), a thick one once it is permanent; unlearning ends
     it. A task that comes back after it was unlearned has a row of its own, ``name#2``.
 
     Args:
-        env: Environment whose stream is drawn.
+        story: The stream, see `clenv.ContinualEnv.story`.
         losses: Loss of every scored step, by name; shape ``(T,)`` each.
         title: Title of the picture.
         width: Inches.
@@ -44,20 +40,19 @@ def draw_stream(
     Returns:
         A figure that belongs to no window.
     """
-    ids = [task.id for task in env.tasks]
-    names = sorted({visit.task for visit in env.score.visits}, key=lambda name: order_of_task(ids, name))
+    names = sorted({visit.task for visit in story.visits}, key=lambda name: order_of_task(story.ids, name))
     rows = {name: row for row, name in enumerate(names)}
     figure = Figure(figsize=(width, 3.6 + _ROW * len(names)), layout="constrained")
     FigureCanvasAgg(figure)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[_ROW * len(names) + 0.6, 2.6])
     figure.suptitle(title or "Stream so far")
-    _draw_visits(env, top, rows)
-    requests = _draw_lives(env, top, rows)
+    _draw_visits(story, top, rows)
+    requests = _draw_lives(story, top, rows)
     top.set_yticks(range(len(names)), names)
     top.set_ylim(len(names) - 0.4, -0.6)
     for number, (name, values) in enumerate(losses.items()):
         bottom.plot(*running_mean(values), label=name, linewidth=1.4, color=f"C{number}")
-    bottom.set_xlim(0, max(env.timeline.step + 1, 1))
+    bottom.set_xlim(0, max(story.step + 1, 1))
     bottom.set_ylim(bottom=0)
     bottom.set_xlabel("step")
     bottom.set_ylabel(f"online loss (mean of {_SMOOTH} steps)")
@@ -79,22 +74,22 @@ def order_of_task(ids: Sequence[str], name: str) -> tuple[int, str]:
     return (ids.index(known) if known in ids else len(ids), name)
 
 
-def _draw_visits(env: ContinualEnv, axes: Any, rows: Mapping[str, int]) -> None:
-    for visit in env.score.visits:
-        stop = visit.stop if visit.stop > visit.start else visit.start + env.timeline.played
+def _draw_visits(story: Story, axes: Any, rows: Mapping[str, int]) -> None:
+    for visit in story.visits:
+        stop = visit.stop if visit.stop > visit.start else visit.start + story.played
         row = rows[visit.task]
         axes.barh(row, stop - visit.start, left=visit.start, height=0.8, color=_TASKS(row % 8))
 
 
-def _draw_lives(env: ContinualEnv, axes: Any, rows: Mapping[str, int]) -> list[int]:
+def _draw_lives(story: Story, axes: Any, rows: Mapping[str, int]) -> list[int]:
     """Draw the line of every task from its first step to its unlearning, and the marks on it.
 
     Returns:
         Where requests to unlearn fell.
     """
     marks: dict[str, list[tuple[int, int]]] = {label: [] for label in _STYLES}
-    for life in lives(env.score.visits, env.timeline.events):
-        row, stop = rows[life.task], env.timeline.step + 1 if life.unlearned is None else life.unlearned
+    for life in lives(story.visits, story.events):
+        row, stop = rows[life.task], story.step + 1 if life.unlearned is None else life.unlearned
         permanent = stop if life.permanent is None else life.permanent
         _line(axes, life.start, permanent, row, permanent=False)
         _line(axes, permanent, stop, row, permanent=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import gymnasium
 import torch
@@ -17,32 +17,13 @@ from clenv.errors import CheckpointError, SettingsError
 from clenv.events import Event, VisitBegin, VisitEnd
 from clenv.fields import Count, NonNegative, Whole, convert
 from clenv.running.folder import Folder, describe, read, refuse_if_taken, warn_about_versions
+from clenv.running.record import Record
 from clenv.world.retention import Evaluation
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
     from clenv.running.board import Board
-
-
-class Record(NamedTuple):
-    """One step of a run.
-
-    Attributes:
-        step: Step of the stream; negative in the pre-training phase.
-        loss: Loss of the minibatch, before the agent learned from it.
-        accuracy: Share of right answers; nan for regression.
-        events: What fell after the step, in order.
-        figures: What the agent returned to be logged; None: nothing.
-        evaluation: Evaluation made after the step; None: there was none.
-    """
-
-    step: int
-    loss: float
-    accuracy: float
-    events: tuple[Event, ...]
-    figures: Mapping[str, float] | None
-    evaluation: Evaluation | None
 
 
 Records = Generator[Record, None, None]

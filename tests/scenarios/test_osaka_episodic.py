@@ -214,7 +214,7 @@ def test_few_contexts_are_kept_and_old_ones_come_back_when_needed():
         each.reset(seed=0)
     shown = play(env, 400)
     assert len(env.ledger.ids) > 300
-    assert len(env._tasks._recent) <= 64
+    assert len(env._repository.tasks._recent) <= 64
     revealed = [entry[:2] for entry in play(late, 400)]
     assert bits(revealed) == bits([entry[:2] for entry in shown[: 400 - delay]])
 

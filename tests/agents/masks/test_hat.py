@@ -213,7 +213,7 @@ def test_embeddings_stay_within_six_and_gradients_are_clipped(life, monkeypatch)
 
 def test_conv_backbones_are_protected_too(make_tasks):
     env = ContinualEnv(make_tasks(3), Settings(batch_size=4, round_length=8, schedule=(0, 1, 2)))
-    for task in env._tasks:
+    for task in env._repository.tasks:
         task._transform = lambda x: F.pad(x, (0, 10)).view(-1, 1, 4, 4)
     env.reset(seed=0)
     spec = env.stream_spec.__class__(**{**vars(env.stream_spec), "input_shape": (1, 4, 4)})

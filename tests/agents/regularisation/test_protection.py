@@ -151,7 +151,7 @@ def test_examples_are_spread_over_the_segment_and_bounded(make_tasks):
         agent, env = trained(
             make_tasks, "mas", {"paradigm": "domain"}, (0,), round_length=7, segments="fixed", examples=most
         )
-        shown = [env._minibatches[n][0] for n in range(7)]
+        shown = [env._minibatches._kept[n][0] for n in range(7)]
         found = [next(n for n, x in enumerate(shown) if torch.equal(x, kept)) for *_, kept, _ in agent.kept]
         assert found == expected
         assert all(kept.untyped_storage().nbytes() == kept.nbytes for *_, kept, _ in agent.kept)
