@@ -130,7 +130,7 @@ def test_plugins_are_loaded_when_an_id_is_unknown(monkeypatch):
         ("test/Two-v0", {"alhpa": 0.5}, SettingsError, r"argument 'alhpa'\. Did you mean 'alpha'"),
         ("test/Two-v0", {"sise": 5}, SettingsError, r"argument 'sise'\. Did you mean 'size'"),
         ("test/Two-v0", {"alpha": 2}, SettingsError, "alpha=2"),
-        ("test/Two-v0", {"requests": {"policy": "RandomRequest"}}, UnknownNameError, "Did you mean 'RandomRequests'"),
+        ("test/Two-v0", {"requests": {"policy": "RandomRequest"}}, SettingsError, "Did you mean 'RandomRequests'"),
         ("test/Lost-v0", {}, UnknownNameError, "module 'no.such' cannot be imported"),
     ],
 )

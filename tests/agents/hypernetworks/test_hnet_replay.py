@@ -137,13 +137,16 @@ def on_digits(name, paradigm):
     return env, agent.state_dict(), env.evaluate(agent, examples=None).average_accuracy
 
 
-@pytest.mark.parametrize(("name", "least"), [("hnet-tir", 0.6), ("hnet-r", 0.75)])
-def test_replay_tells_classes_of_all_tasks_apart(name, least):
-    """Measured: hnet-tir 0.69, hnet-r 0.87, hnet-ent 0.26, finetune 0.20."""
+@pytest.mark.parametrize(("name", "least", "more"), [("hnet-tir", 0.4, 0.05), ("hnet-r", 0.58, 0.2)])
+def test_replay_tells_classes_of_all_tasks_apart(name, least, more):
+    """Over ten seeds and three instruction sets: hnet-tir 0.47 to 0.79, hnet-r 0.67 to 0.91, finetune 0.17 to 0.19.
+
+    hnet-ent 0.20 to 0.49, on each of them less than hnet-tir by 0.13 at least, than hnet-r by 0.33.
+    """
     accuracy = on_digits(name, "class")[2]
     assert accuracy > least
-    assert accuracy > on_digits("hnet-ent", "class")[2] + 0.3
-    assert accuracy > on_digits("finetune", "class")[2] + 0.4
+    assert accuracy > on_digits("hnet-ent", "class")[2] + more
+    assert accuracy > on_digits("finetune", "class")[2] + 0.2
 
 
 @pytest.mark.parametrize("name", ["hnet-tir", "hnet-r"])
