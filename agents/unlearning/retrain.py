@@ -40,19 +40,18 @@ class Retrain(Composed):
     ) -> None:
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
         self.log: list[Entry] = []
-        self._shown: Mapping[str, Any] = {}  # the observation whose targets are awaited
+        self._shown: Mapping[str, Any] = {}  # what was told beside the inputs whose targets are awaited
 
     def step(self, observation: Mapping[str, Any]) -> Tensor:
         """Answer, and remember what was asked until its targets come."""
         if not self._spec.label_delay:
-            self._shown = observation
+            self._shown = {name: observation[name] for name in ("task", "position") if name in observation}
         return super().step(observation)
 
     def observe(self, outcome: Outcome) -> Mapping[str, float] | None:
         """Store the minibatch, and let the learner learn."""
         entry = {name: value for name, value in outcome._asdict().items() if name != "loss"}
-        told = {name: self._shown[name] for name in ("task", "position") if name in self._shown}
-        self.log.append({"kind": "batch", **entry, "told": told})
+        self.log.append({"kind": "batch", **entry, "told": dict(self._shown)})
         return super().observe(outcome)
 
     def on_visit_begin(self, event: VisitBegin) -> None:

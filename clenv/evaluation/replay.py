@@ -7,12 +7,10 @@ There, agents that saw different parts of a stream can be compared.
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from statistics import fmean
-from types import FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +19,7 @@ from torch import Tensor
 
 from clenv.agent import Agent, Outcome
 from clenv.env import ContinualEnv
+from clenv.evaluation.reach import hidden_tensors
 from clenv.events import Event, UnlearnRequest, VisitBegin
 from clenv.settings import Settings
 from clenv.task import Scenario
@@ -267,49 +266,3 @@ def changed(before: object, after: object, path: str = "") -> dict[str, Tensor]:
     else:
         flags = torch.ones_like(after, dtype=torch.bool)
     return {path: flags} if bool(flags.any()) else {}
-
-
-def hidden_tensors(agent: Agent) -> dict[str, Tensor]:
-    """Return copies of the tensors that an agent holds in private attributes only, by path."""
-    found: dict[int, tuple[str, Tensor]] = {}
-    public: set[int] = set()
-    met: set[int] = set()
-    ahead: list[tuple[str, object, bool]] = [("", vars(agent), False)]
-    while ahead:
-        path, value, private = ahead.pop()
-        if isinstance(value, np.ndarray) and value.dtype != object:
-            value = torch.from_numpy(value.copy()) if value.dtype.kind in "fiub" else torch.empty(0)
-        if isinstance(value, Tensor):
-            if private:
-                found.setdefault(value.data_ptr(), (path, value))
-            else:
-                public.add(value.data_ptr())
-            continue
-        if id(value) in met:
-            continue
-        met.add(id(value))
-        ahead += [(f"{path}{name}", item, private or hide) for name, item, hide in _parts(value)]
-    return {
-        path: tensor.detach().to("cpu", copy=True).contiguous()
-        for place, (path, tensor) in found.items()
-        if place not in public and tensor.numel()
-    }
-
-
-def _parts(value: object) -> Iterator[tuple[str, object, bool]]:
-    """Yield what an object consists of: name, part, and whether the name says that it is private."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            name = repr(key) if isinstance(key, int | tuple) else type(key).__name__  # tensors are keys of optimisers
-            yield (f".{key}" if isinstance(key, str) else f"[{name}]"), item, isinstance(key, str) and key[:1] == "_"
-    elif isinstance(value, list | tuple | set | frozenset | deque):
-        for number, item in enumerate(value):
-            yield f"[{number}]", item, False
-    elif isinstance(value, FunctionType):
-        for number, cell in enumerate(value.__closure__ or ()):
-            yield f".closure[{number}]", cell.cell_contents, True
-    elif isinstance(value, MethodType):
-        yield ".self", value.__self__, True
-    elif not isinstance(value, type | ModuleType) and hasattr(value, "__dict__"):
-        for name, item in vars(value).items():
-            yield f".{name}", item, name.startswith("_")

@@ -139,16 +139,22 @@ def the_declared_level_is_reached(subject: Subject) -> None:
 
 @CHECKS.add_if(_claims(Exactness.INTERFACE))
 def unlearning_leaves_nothing_behind(subject: Subject) -> None:
-    """No example of a removed task is left in the state, and no tensor or entry that a run without it lacks."""
-    for task, step in ((0, ROUND - 1), (1, ROUND + 1), (0, 2 * ROUND - 1), (1, 3 * ROUND)):
-        env = subject.env(schedule=(0, 1, 2, 3), requests=Script((unlearn(task, step=step),)))
+    """No example of a removed task is left anywhere, and no entry of the state that a run without the task lacks.
+
+    Requests come right after the task's visit, in its first steps, in its middle, right before the task comes back, and
+    later; what is private, in closures, or in the graph of an earlier pass is searched as well.
+    """
+    moments = ((0, ROUND - 1), (1, ROUND), (1, ROUND + 1), (1, 2 * ROUND - 1), (0, 2 * ROUND - 1), (1, 3 * ROUND))
+    for task, step in moments:
+        env = subject.env(schedule=(0, 1, 0, 3), requests=Script((unlearn(task, step=step),)))
         life = subject.live(env)
         [served] = life.served
         where = f"request for task {task} after step {step}"
         if served.receipt.level is Exactness.UNSUPPORTED:
             continue
-        for found in find_examples(served.states[1], env.tasks[task].train.x):
-            expect(False, f"{where}: {found.count} of its examples are in the state, at {found.path} ({found.kind})")
+        for place, held in (("in the state", served.states[1]), ("beside the state", served.hidden)):
+            for found in find_examples(held, env.tasks[task].train.x):
+                expect(False, f"{where}: {found.count} of its examples are {place}, at {found.path} ({found.kind})")
         _check_leftovers(life, _reference(subject, env), where)
 
 

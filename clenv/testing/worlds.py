@@ -13,6 +13,7 @@ from torch import Tensor
 from clenv.agent import Agent, Outcome
 from clenv.env import ContinualEnv
 from clenv.errors import CapabilityError
+from clenv.evaluation.reach import hidden_tensors
 from clenv.events import Permanence, Receipt, UnlearnRequest, VisitBegin, VisitEnd
 from clenv.registry import make_agent
 from clenv.rng import torch_generator
@@ -125,12 +126,13 @@ class Subject:
 
 
 class Served(NamedTuple):
-    """An unlearning request, the agent's receipt, and its state and outputs by task before and after."""
+    """A request, the receipt, the agent's state and outputs by task before and after, and what it holds besides."""
 
     request: UnlearnRequest
     receipt: Receipt
     states: tuple[dict[str, Any], dict[str, Any]]
     outputs: tuple[list[Tensor], list[Tensor]]
+    hidden: dict[str, Tensor]
 
 
 class Life(NamedTuple):
@@ -222,7 +224,9 @@ class Witness(Relay):
         receipt = super().unlearn(request)
         expect(isinstance(receipt, Receipt), f"unlearn returned a {type(receipt).__name__}, expected a Receipt")
         now = self._agent.state_dict(), outputs_by_task(self._agent, self._env)
-        self.served_so_far.append(Served(request, receipt, (state, now[0]), (outputs, now[1])))
+        self.served_so_far.append(
+            Served(request, receipt, (state, now[0]), (outputs, now[1]), hidden_tensors(self._agent))
+        )
         return receipt
 
 
