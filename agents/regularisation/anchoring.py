@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from clenv.settings import StreamSpec
 from .consolidating import Consolidating, Consolidation
 from .importance import Measure
 
+HIDDEN = -1
+"""Stands for a task that is not told."""
 BACKBONE = -1
 """The part that all tasks share; the other parts are heads, by slot."""
 Parts = dict[int, list[Tensor]]
@@ -101,7 +103,8 @@ class Estimating(Anchored):
     """Anchored by importance that is estimated, when a segment ends, from examples of it.
 
     Attributes:
-        kept: Minibatches of the open segment: slot, number of outputs that count, inputs, targets.
+        kept: Minibatches of the open segment: slot, task (`HIDDEN` if not told), number of outputs that count, inputs,
+            targets.
         stride: Every that many of the segment's minibatches is kept.
     """
 
@@ -113,7 +116,7 @@ class Estimating(Anchored):
         self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
     ) -> None:
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
-        self.kept: list[tuple[int, int, Tensor, Tensor]] = []
+        self.kept: list[tuple[int, int, int, Tensor, Tensor]] = []
         self.stride = 1
 
     def with_graph(self, outcome: Outcome) -> Tensor:
@@ -124,25 +127,33 @@ class Estimating(Anchored):
             self.kept, self.stride = self.kept[::2], 2 * self.stride
         if self.segments.position % self.stride == 0:
             # Copies: what the world hands out are views of many minibatches together.
-            self.kept.append((self._slot(outcome.task), outcome.outputs, outcome.x.clone(), outcome.y.clone()))
+            slot, task = self._slot(outcome.task), HIDDEN if outcome.task is None else outcome.task
+            self.kept.append((slot, task, outcome.outputs, outcome.x.clone(), outcome.y.clone()))
         return super().with_graph(outcome)
 
-    def estimate(self, measure: Measure) -> dict[int, Parts]:
-        """Return the mean importance over all kept examples, by slot and part, and let the examples go."""
-        groups: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
-        for slot, outputs, x, y in self.kept:
-            groups.setdefault((slot, outputs), []).append((x, y))
-        share = 1 / max(sum(len(x) for *_, x, _ in self.kept), 1)
+    def estimate(self, measure: Measure, by: Literal["slot", "task"] = "slot") -> dict[int, Parts]:
+        """Return the mean importance over the kept examples, by part, and let the examples go.
+
+        Args:
+            measure: Of importance.
+            by: What the means are told apart by: the head, each over all examples of the segment; or the task, each
+                over its own examples.
+        """
+        groups: dict[tuple[int, int, int], list[tuple[Tensor, Tensor]]] = {}
+        for slot, task, outputs, x, y in self.kept:
+            groups.setdefault((slot if by == "slot" else task, slot, outputs), []).append((x, y))
         self.kept, self.stride = [], 1
+        sizes = {group: sum(len(x) for x, _ in minibatches) for group, minibatches in groups.items()}
         found: dict[int, Parts] = {}
-        for (slot, outputs), minibatches in groups.items():
+        for (key, slot, outputs), minibatches in groups.items():
+            share = 1 / (sum(sizes.values()) if by == "slot" else sizes[key, slot, outputs])
             xs, ys = (torch.cat(column) for column in zip(*minibatches, strict=True))
             head = self.heads[slot]
             theta = [*self.weights, *self.biases, *(p[:outputs] for p in head)]
             means = measure.summed(self._backbone, theta, xs, ys, share)
             for narrow, whole in zip((-2, -1), head, strict=True):
                 means[narrow] = torch.cat([means[narrow], torch.zeros_like(whole[outputs:])])
-            parts = found.setdefault(slot, {})
+            parts = found.setdefault(key, {})
             for part, values in ((BACKBONE, means[:-2]), (slot, means[-2:])):
                 if values:  # a linear model has no backbone
                     parts[part] = plus(parts[part], values) if part in parts else values

@@ -17,15 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clenv.events import Exactness, Permanence, Receipt, UnlearnRequest
+from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.fields import Fraction, NonNegative
 from clenv.settings import StreamSpec
 
-from .anchoring import Estimating, Estimation, Parts, plus
+from .anchoring import HIDDEN, Estimating, Estimation, Parts, plus
 from .importance import Measure
-
-PERMANENT = -1
-"""Under which the summands of permanent tasks are kept, all in one."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ def add(omega: Parts, anchor: Parts, more: Parts, there: Parts) -> None:
     """
     for part, added in more.items():
         if part not in omega:
-            omega[part], anchor[part] = added, there[part]
+            omega[part], anchor[part] = list(added), list(there[part])
             continue
         omega[part] = plus(omega[part], added)
         shares = [torch.where(a > 0, b / a, 1.0) for a, b in zip(omega[part], added, strict=True)]
@@ -98,16 +95,22 @@ class OnlineEWC(Estimating):
 
 
 class EWC(Estimating):
-    """EWC with an anchor for every segment: ``sum_k F_k (theta - theta*_k)^2``, at the cost of a single one.
+    """EWC with an anchor for every task: ``sum_k F_k (theta - theta*_k)^2``, at the cost of a single one.
 
-    But for a constant the sum is ``A (theta - m)^2`` with ``A = sum_k F_k`` and ``A m = sum_k F_k theta*_k``. Where the
-    stream has a head per task, each task's summand is kept as well until the task is permanent: a request drops it,
-    with the task's head, so that nothing protects the task any more (level L1: the backbone keeps its traces). With
-    one head for all nothing that answers a task can be taken away, and requests are refused.
+    But for a constant the sum is ``A (theta - m)^2`` with ``A = sum_k F_k`` and ``A m = sum_k F_k theta*_k``.
+
+    A task counts once, as of its last visit: when it comes back and its segment ends, its new summand takes the place
+    of the old one. The summand stands for the task's likelihood, which its data enter once however often they are seen
+    (F. Huszar, *Note on the quadratic penalties in elastic weight consolidation*, PNAS 115:E2496, 2018); a summand a
+    visit would make the pull grow with every return. Where tasks are hidden they cannot be told apart: there every
+    segment counts as a task of its own, as published.
+
+    Where the stream has a head per task, a request drops the task's summand with its head, so that nothing protects it
+    any more (level L1: the backbone keeps its traces). With one head for all nothing that answers a task can be taken
+    away, and requests are refused.
 
     Attributes:
-        summands: ``[A, m]`` of every task that may still be unlearned, and, under `PERMANENT`, of those that may not.
-        permanent: The permanent tasks.
+        summands: ``[F, theta*]`` of every task, by part; of all segments together under `HIDDEN`.
     """
 
     @dataclass(frozen=True)
@@ -122,29 +125,24 @@ class EWC(Estimating):
     ) -> None:
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
         self.summands: dict[int, list[Parts]] = {}
-        self.permanent: list[int] = []
 
     @torch.no_grad()
     def consolidate(self) -> None:
-        """Add the segment's summand, of each task that it held."""
-        for task, fisher in self.estimate(_FISHER[self._hyper.fisher]).items():
+        """Take the segment's summand of each task that it held in the place of the task's last one."""
+        for task, fisher in self.estimate(_FISHER[self._hyper.fisher], by="task").items():
             here: Parts = {part: [p.detach().clone() for p in self.parameters(part)] for part in fisher}
-            add(self.omega, self.anchor, fisher, here)
-            if self._head_per_task:
-                self._keep(PERMANENT if task in self.permanent else task, fisher, here)
+            if task == HIDDEN and HIDDEN in self.summands:
+                omega, anchor = self.summands[HIDDEN]
+                add(omega, anchor, fisher, here)
+            else:
+                self.summands[task] = [fisher, here]
+        self._sum()
 
-    def _keep(self, task: int, omega: Parts, anchor: Parts) -> None:
-        kept, kept_at = self.summands.setdefault(task, [{}, {}])
-        add(kept, kept_at, omega, anchor)
-
-    # Unlearning
-
-    def on_permanence(self, event: Permanence) -> None:
-        """Merge the task's summand with those of the other permanent tasks."""
-        if self._head_per_task:
-            self.permanent.append(event.task)
-            if event.task in self.summands:
-                self._keep(PERMANENT, *self.summands.pop(event.task))
+    def _sum(self) -> None:
+        """Let the penalty be the sum of all summands."""
+        self.omega, self.anchor = {}, {}
+        for _, (fisher, there) in sorted(self.summands.items()):
+            add(self.omega, self.anchor, fisher, there)
 
     def unlearn(self, request: UnlearnRequest) -> Receipt:
         """Drop the heads of the tasks and all that protects the tasks; refuse if there is one head for all."""
@@ -156,10 +154,7 @@ class EWC(Estimating):
             self.drop_head(task)
             self.summands.pop(task, None)
         self.kept = [minibatch for minibatch in self.kept if minibatch[0] not in removed]
-        self.omega, self.anchor = {}, {}
-        for _, summand in sorted(self.summands.items()):
-            omega, anchor = summand
-            add(self.omega, self.anchor, omega, anchor)
+        self._sum()
         return Receipt(
             Exactness.INTERFACE,
             bytes_freed=before - self.memory(),

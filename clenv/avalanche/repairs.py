@@ -16,8 +16,11 @@ from clenv.avalanche.library import (
     DER,
     AGEMPlugin,
     BalancedExemplarsBuffer,
+    Cumulative,
     EWCPlugin,
+    GDumb,
     GEMPlugin,
+    JointTraining,
     MASPlugin,
     ParamData,
     ReservoirSamplingBuffer,
@@ -63,6 +66,38 @@ class FoldedEWC(EWCPlugin):
                 total = self.importances[last + 1][name].data
                 share = torch.where(total > 0, (total - F) / total, torch.ones_like(total))
                 anchor.data = m + share * (anchor.data - m)
+
+
+class _RoomForEachTask:
+    """Minibatches as large as the stream's, or as there are tasks in what is trained on, where that is more.
+
+    Avalanche's task-balanced loader gives each task an equal share of a minibatch, and ends in an empty AssertionError
+    where there are more tasks than examples.
+    """
+
+    train_mb_size: int
+    adapted_dataset: Any
+
+    def make_train_dataloader(self, *args: Any, **kwargs: Any) -> None:
+        """Make the loader."""
+        size = self.train_mb_size
+        self.train_mb_size = max(size, len(self.adapted_dataset.targets_task_labels.uniques))
+        try:
+            super().make_train_dataloader(*args, **kwargs)  # type: ignore[misc]  # of the strategy beside this class
+        finally:
+            self.train_mb_size = size
+
+
+class RoomyCumulative(_RoomForEachTask, Cumulative):
+    """Cumulative with room for each task in a minibatch."""
+
+
+class RoomyJointTraining(_RoomForEachTask, JointTraining):
+    """Joint training with room for each task in a minibatch."""
+
+
+class RoomyGDumb(_RoomForEachTask, GDumb):
+    """GDumb with room for each task in a minibatch."""
 
 
 class CopyingSI(SynapticIntelligencePlugin):

@@ -38,9 +38,9 @@ class Cumulative(AvalancheAgent):
 
     def build(self, **common: Any) -> Any:
         """Return the strategy."""
-        from clenv.avalanche import library
+        from clenv.avalanche.repairs import RoomyCumulative
 
-        return library.Cumulative(**common)
+        return RoomyCumulative(**common)
 
 
 class JointTraining(AvalancheAgent):
@@ -59,9 +59,9 @@ class JointTraining(AvalancheAgent):
 
     def build(self, **common: Any) -> Any:
         """Return the strategy."""
-        from clenv.avalanche import library
+        from clenv.avalanche.repairs import RoomyJointTraining
 
-        return library.JointTraining(**common)
+        return RoomyJointTraining(**common)
 
     def train(self) -> None:
         """Train a fresh strategy on all segments."""
@@ -247,9 +247,9 @@ class GDumb(AvalancheAgent):
 
     def build(self, **common: Any) -> Any:
         """Return the strategy."""
-        from clenv.avalanche import library
+        from clenv.avalanche.repairs import RoomyGDumb
 
-        return library.GDumb(**common, mem_size=self._hyper.mem_size)
+        return RoomyGDumb(**common, mem_size=self._hyper.mem_size)
 
 
 class AGEM(AvalancheAgent):

@@ -11,6 +11,7 @@ import clenv
 from clenv.avalanche import library
 from clenv.avalanche.data import Minibatch, Segment
 from clenv.errors import ClenvWarning
+from clenv.rng import torch_generator
 from clenv.settings import Settings
 
 pytestmark = pytest.mark.xdist_group("avalanche")
@@ -23,22 +24,32 @@ def test_the_version_agreed_with():
 
 
 def losses_of(make_tasks, ours, theirs, own, options, *, labels, optimizer):
-    """Return both agents' scored losses, and those of plain training, from equal initial parameters."""
+    """Return both agents' scored losses, those of plain training, and ours from parameters one rounding off."""
     settings = Settings(batch_size=4, round_length=3, schedule=SCHEDULE, task_labels=labels)
     training = {"hidden": (8,), "optimizer": optimizer, "learning_rate": {"sgd": 0.2, "adam": 0.01}[optimizer]}
     found = []
-    for name, hyperparameters in ((ours, own), (theirs, options), ("finetune", {})):
+    for name, hyperparameters in ((ours, own), (theirs, options), ("finetune", {}), (ours, own)):
         env = clenv.ContinualEnv(make_tasks(3), settings)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ClenvWarning)
             agent = clenv.make_agent(name, env, seed=0, **training, **hyperparameters)
         if name == theirs:
             start_like(agent, clenv.make_agent("finetune", env, seed=0, **training))
+        if len(found) == 3:
+            nudge(agent)
         env.reset(seed=0)
         while env.timeline.finished is None:
             env.step(agent)
         found.append(env.score.losses)
     return found
+
+
+@torch.no_grad()
+def nudge(agent):
+    """Move every weight of the backbone to the next number up or down, as rounding may."""
+    for number, weight in enumerate(agent.weights):
+        signs = torch.randn(weight.shape, generator=torch_generator(0, "nudge", number)).sign()
+        weight.copy_(torch.nextafter(weight, signs * torch.inf))
 
 
 @torch.no_grad()
@@ -116,10 +127,11 @@ ONE_HEAD = {"agem", "gem", "mas"}
     [(pair, *world) for pair in PAIRS for world in WORLDS if pair not in ONE_HEAD or world == WORLDS[1]],
 )
 def test_the_losses_are_the_same(pair, labels, optimizer, make_tasks):
-    ours, theirs, plain = losses_of(make_tasks, *PAIRS[pair], labels=labels, optimizer=optimizer)
+    ours, theirs, plain, nudged = losses_of(make_tasks, *PAIRS[pair], labels=labels, optimizer=optimizer)
     if pair == "from-scratch":  # ours begins anew when a segment ends, Avalanche's when the next is learned from
-        ours, theirs, plain = (np.delete(losses, FIRST_STEPS) for losses in (ours, theirs, plain))
-    assert np.abs(ours - theirs).max() < 1e-5
+        ours, theirs, plain, nudged = (np.delete(x, FIRST_STEPS) for x in (ours, theirs, plain, nudged))
+    # Both round a few times a step, and learning amplifies it as it does one rounding of the initial weights.
+    assert np.abs(ours - theirs).max() < 20 * np.abs(ours - nudged).max()
     if pair != "naive":
         assert np.abs(ours - plain).max() > 1e-3  # there was something to agree on
 
