@@ -28,6 +28,10 @@ METRICS = {
     "forgetting": "lower",
     "backward_transfer": "higher",
     "forward_transfer": "higher",
+    "average_loss": "lower",
+    "forgetting_in_loss": "lower",
+    "backward_transfer_in_loss": "higher",
+    "forward_transfer_in_loss": "higher",
     "seconds": "lower",
 }
 """Figures of a run by which agents can be compared, and which values of them are better."""

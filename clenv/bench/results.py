@@ -26,6 +26,10 @@ _SCORES = (
     "forgetting",
     "backward_transfer",
     "forward_transfer",
+    "average_loss",
+    "forgetting_in_loss",
+    "backward_transfer_in_loss",
+    "forward_transfer_in_loss",
 )
 _COLUMNS = {
     "run": "VARCHAR",

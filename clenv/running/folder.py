@@ -284,6 +284,10 @@ def summary(env: ContinualEnv) -> dict[str, float]:
         "forgetting": retention.forgetting,
         "backward_transfer": retention.backward_transfer,
         "forward_transfer": retention.forward_transfer,
+        "average_loss": retention.loss.average,
+        "forgetting_in_loss": retention.loss.forgetting,
+        "backward_transfer_in_loss": retention.loss.backward_transfer(),
+        "forward_transfer_in_loss": retention.loss.forward_transfer,
     }
 
 

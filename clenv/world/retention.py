@@ -1,7 +1,10 @@
-"""Retention: accuracy on held-out data at chosen moments, and what it says about forgetting and transfer.
+"""Retention: accuracy and loss on held-out data at chosen moments, and what they say about forgetting and transfer.
 
 Definitions of Chaudhry et al. (ECCV 2018: forgetting), Lopez-Paz and Ranzato (NeurIPS 2017: transfer) and De Lange
-et al. (ICLR 2023: worst-case accuracy), for streams on which tasks recur and are unlearned.
+et al. (ICLR 2023: worst-case accuracy), for streams on which tasks recur and are unlearned. ``a(t, j)`` is what task
+``j`` is measured at in evaluation ``t``, ``T`` the last evaluation; sums run over the tasks of R(T) but the *current*
+one, the task visited last, which the published formulas leave out as the last one learned. On a stream that visits
+each of K tasks once and evaluates after each visit these are the published formulas.
 """
 
 from __future__ import annotations
@@ -9,7 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import pairwise
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,136 @@ class Evaluation:
         }
 
 
+class Measured:
+    """The metrics of one measure, of which more is better: accuracy, or minus the loss.
+
+    Args:
+        evaluations: The evaluations, in order.
+        part: ``accuracy`` or ``loss``.
+    """
+
+    def __init__(self, evaluations: Sequence[Evaluation], part: Literal["accuracy", "loss"]) -> None:
+        self._evaluations, self._part = evaluations, part
+        sign = -1.0 if part == "loss" else 1.0
+        self._values = [{task: sign * value for task, value in getattr(e, part).items()} for e in evaluations]
+
+    def matrix(self) -> tuple[list[int], list[str], list[list[float]]]:
+        """Return steps, task names and the measure of each task of R(t) at each step, as it is; nan outside R(t)."""
+        names = list(dict.fromkeys(task for e in self._evaluations for task in e.remaining))
+        rows = [
+            [getattr(e, self._part).get(task, math.nan) if task in e.remaining else math.nan for task in names]
+            for e in self._evaluations
+        ]
+        return [e.step for e in self._evaluations], names, rows
+
+    @property
+    def average(self) -> float:
+        """Mean of the last measure over R(T), as it is."""
+        return self._mean_at(self._evaluations[-1]) if self._evaluations else math.nan
+
+    @property
+    def anytime(self) -> float:
+        """AAA: mean over the evaluations of the mean over R(t), as it is; those with an empty R are left out."""
+        return _mean([self._mean_at(e) for e in self._evaluations if e.remaining])
+
+    @property
+    def forgetting(self) -> float:
+        """``1/(K-1) sum_j (max_{t < T} a(t, j) - a(T, j))`` (Chaudhry et al., eq. 3); negative if tasks got better.
+
+        The maximum is over the evaluations since the task was first seen, the last one left out.
+        """
+        histories = [self._history(task) for task in self._others()]
+        return _mean([max(before) - now for *before, now in histories if before])
+
+    def backward_transfer(self, *, first: bool = False) -> float:
+        """``1/(K-1) sum_j (a(T, j) - a(t_j, j))`` (Lopez-Paz and Ranzato, section 2).
+
+        Args:
+            first: Whether ``t_j``, the first evaluation after a visit of the task ended, is that of its first visit,
+                or of its last one.
+        """
+        pairs = [(self._after_own_visits(task), self._values[-1][task]) for task in self._others()]
+        return _mean([now - (ends[0] if first else ends[-1]) for ends, now in pairs if ends])
+
+    @property
+    def forward_transfer(self) -> float:
+        """``1/(K-1) sum_j (a(t_j - 1, j) - a(0, j))``, over tasks but the first (Lopez-Paz and Ranzato, section 2).
+
+        ``t_j - 1`` is the evaluation just before the task's first step, ``a(0, j)`` that of the untrained agent. Needs
+        evaluations of tasks not yet seen: at step 0, and when a task's first visit begins.
+        """
+        gains, seen = [], set[str]()
+        for number, (before, after) in enumerate(pairwise(self._evaluations)):
+            values, untrained = self._values[number], self._values[0] if self._evaluations[0].step == 0 else {}
+            for task in after.remaining:
+                if task in seen or task in before.remaining:
+                    continue
+                seen.add(task)
+                if number > 0 and task in values and task in untrained:
+                    gains.append(values[task] - untrained[task])
+        return _mean(gains)
+
+    @property
+    def minimum(self) -> float:
+        """min-ACC: mean of the worst measure of each task since its first visit ended (De Lange et al., eq. 1).
+
+        Evaluations at which the task is the current one are left out.
+        """
+        return _mean([min(worst) for task in self._others() if (worst := self._between_visits(task))])
+
+    @property
+    def worst_case(self) -> float:
+        """WC-ACC: ``a(T, z) / K + (1 - 1 / K) min-ACC``, with the current task ``z`` and ``K = |R(T)|`` (eq. 2)."""
+        if not self._evaluations:
+            return math.nan
+        last, now = self._evaluations[-1], self._values[-1]
+        count = len(last.remaining)
+        if last.current not in last.remaining or last.current not in now:
+            return self.minimum
+        if count == 1:
+            return now[last.current]
+        return now[last.current] / count + (1 - 1 / count) * self.minimum
+
+    def _mean_at(self, evaluation: Evaluation) -> float:
+        values = getattr(evaluation, self._part)
+        return _mean([values[task] for task in evaluation.remaining if task in values])
+
+    def _others(self) -> list[str]:
+        """Return the measured tasks of R(T) but the current one."""
+        if not self._evaluations:
+            return []
+        last = self._evaluations[-1]
+        return [task for task in last.remaining if task in self._values[-1] and task != last.current]
+
+    def _history(self, task: str) -> list[float]:
+        """Return the measures of the task since it was first seen."""
+        pairs = zip(self._evaluations, self._values, strict=True)
+        return [values[task] for e, values in pairs if task in e.remaining and task in values]
+
+    def _after_own_visits(self, task: str) -> list[float]:
+        """Return the first measure after each own visit ended."""
+        found: dict[int, float] = {}
+        for e, values in zip(self._evaluations, self._values, strict=True):
+            if task in values and e.ended.get(task, 0) > 0:
+                found.setdefault(e.ended[task], values[task])
+        return [found[number] for number in sorted(found)]
+
+    def _between_visits(self, task: str) -> list[float]:
+        pairs = zip(self._evaluations, self._values, strict=True)
+        return [
+            values[task] for e, values in pairs if task in values and e.ended.get(task, 0) > 0 and e.current != task
+        ]
+
+
 class Retention:
-    """The evaluations of a run, and the metrics they give.
+    """The evaluations of a run, and the metrics they give, in accuracy and in loss (see `Measured`).
 
     All means run over R at the time they are about: an unlearned task leaves them from its request on, and a task
     that comes back after it was unlearned counts as another one, ``name#2``. Metrics without anything to average are
-    nan.
+    nan: those in accuracy of a regression, say, which has those in loss.
+
+    Attributes:
+        evaluations: In order.
     """
 
     def __init__(self) -> None:
@@ -79,123 +207,59 @@ class Retention:
             )
         self.evaluations.append(evaluation)
 
+    @property
+    def accuracy(self) -> Measured:
+        """The metrics in accuracy."""
+        return Measured(self.evaluations, "accuracy")
+
+    @property
+    def loss(self) -> Measured:
+        """The metrics in loss: forgetting is by how much it rose, transfer by how much it fell."""
+        return Measured(self.evaluations, "loss")
+
     def matrix(self) -> tuple[list[int], list[str], list[list[float]]]:
         """Return steps, task names and accuracy of each task of R(t) at each step; nan outside R(t)."""
-        names = list(dict.fromkeys(task for e in self.evaluations for task in e.remaining))
-        rows = [
-            [e.accuracy.get(task, math.nan) if task in e.remaining else math.nan for task in names]
-            for e in self.evaluations
-        ]
-        return [e.step for e in self.evaluations], names, rows
+        return self.accuracy.matrix()
 
     @property
     def average_accuracy(self) -> float:
         """Mean over R(T) of the last accuracy."""
-        return self.evaluations[-1].average_accuracy if self.evaluations else math.nan
+        return self.accuracy.average
 
     @property
     def average_anytime_accuracy(self) -> float:
-        """AAA: mean over the evaluations of the mean accuracy over R(t); evaluations with an empty R are left out."""
-        return _mean([e.average_accuracy for e in self.evaluations if e.remaining])
+        """AAA, see `Measured.anytime`."""
+        return self.accuracy.anytime
 
     @property
     def forgetting(self) -> float:
-        """Mean over R(T), the current task left out, of the best accuracy so far minus the last."""
-        if not self.evaluations:
-            return math.nan
-        last = self.evaluations[-1]
-        return _mean(
-            [max(self._history(task)) - last.accuracy[task] for task in self._measured(last) if task != last.current]
-        )
+        """In accuracy, see `Measured.forgetting`."""
+        return self.accuracy.forgetting
 
     @property
     def backward_transfer(self) -> float:
-        """BWT: mean over R(T) of the last accuracy minus that after the task's last own visit."""
-        return self._transfer(first=False)
+        """BWT in accuracy, since the task's last own visit; see `Measured.backward_transfer`."""
+        return self.accuracy.backward_transfer()
 
     @property
     def backward_transfer_from_first(self) -> float:
-        """The same, against the accuracy after the task's first visit."""
-        return self._transfer(first=True)
+        """The same, since the task's first visit."""
+        return self.accuracy.backward_transfer(first=True)
 
     @property
     def forward_transfer(self) -> float:
-        """FWT: mean, over tasks not first, of accuracy just before the first step minus that of the untrained agent.
-
-        Needs evaluations of tasks not yet seen: at step 0, and when a task's first visit begins.
-        """
-        if not self.evaluations:
-            return math.nan
-        untrained = self.evaluations[0]
-        gains, seen = [], set[str]()
-        for before, after in zip(self.evaluations, self.evaluations[1:], strict=False):
-            for task in after.remaining:
-                if task in seen or task in before.remaining:
-                    continue
-                seen.add(task)
-                if before.step > 0 and untrained.step == 0 and task in before.accuracy and task in untrained.accuracy:
-                    gains.append(before.accuracy[task] - untrained.accuracy[task])
-        return _mean(gains)
+        """FWT in accuracy, see `Measured.forward_transfer`."""
+        return self.accuracy.forward_transfer
 
     @property
     def minimum_accuracy(self) -> float:
-        """min-ACC: mean, over R(T) but the current task, of the worst accuracy since the task's first visit ended.
-
-        Evaluations at which the task is the current one are left out.
-        """
-        if not self.evaluations:
-            return math.nan
-        last = self.evaluations[-1]
-        return _mean([min(worst) for task in self._others(last) if (worst := self._between_visits(task))])
+        """min-ACC, see `Measured.minimum`."""
+        return self.accuracy.minimum
 
     @property
     def worst_case_accuracy(self) -> float:
-        """WC-ACC: ``a_z / K + (1 - 1 / K) min-ACC`` with the current task ``z`` and ``K = |R(T)|``."""
-        if not self.evaluations:
-            return math.nan
-        last = self.evaluations[-1]
-        count = len(last.remaining)
-        if last.current not in last.remaining or last.current not in last.accuracy:
-            return self.minimum_accuracy
-        if count == 1:
-            return last.accuracy[last.current]
-        return last.accuracy[last.current] / count + (1 - 1 / count) * self.minimum_accuracy
-
-    def _transfer(self, *, first: bool) -> float:
-        if not self.evaluations:
-            return math.nan
-        last = self.evaluations[-1]
-        changes = []
-        for task in self._measured(last):
-            ends = self._after_own_visits(task)
-            if ends:
-                changes.append(last.accuracy[task] - (ends[0] if first else ends[-1]))
-        return _mean(changes)
-
-    def _measured(self, evaluation: Evaluation) -> list[str]:
-        return [task for task in evaluation.remaining if task in evaluation.accuracy]
-
-    def _others(self, evaluation: Evaluation) -> list[str]:
-        return [task for task in self._measured(evaluation) if task != evaluation.current]
-
-    def _history(self, task: str) -> list[float]:
-        """Accuracies of the task since it was first seen."""
-        return [e.accuracy[task] for e in self.evaluations if task in e.remaining and task in e.accuracy]
-
-    def _after_own_visits(self, task: str) -> list[float]:
-        """The first accuracy measured after each own visit ended."""
-        found: dict[int, float] = {}
-        for e in self.evaluations:
-            if task in e.accuracy and e.ended.get(task, 0) > 0:
-                found.setdefault(e.ended[task], e.accuracy[task])
-        return [found[number] for number in sorted(found)]
-
-    def _between_visits(self, task: str) -> list[float]:
-        return [
-            e.accuracy[task]
-            for e in self.evaluations
-            if task in e.accuracy and e.ended.get(task, 0) > 0 and e.current != task
-        ]
+        """WC-ACC, see `Measured.worst_case`."""
+        return self.accuracy.worst_case
 
     def state_dict(self) -> list[dict[str, Any]]:
         """Return the evaluations as plain containers."""
