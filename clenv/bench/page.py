@@ -28,7 +28,7 @@ from clenv.bench.figures import (
 )
 from clenv.bench.gather import Bench, Run, State
 from clenv.bench.groups import Group, groups
-from clenv.bench.standings import Ranking, Standing, rankings
+from clenv.bench.standings import IN_LOSS, Ranking, Standing, rankings
 from clenv.bench.statistics import Estimate, mean_of_known, profile, relative_to_best
 from clenv.bench.words import digits_for, number, p_value, with_interval
 from clenv.errors import CheckpointError, ClenvWarning
@@ -114,6 +114,7 @@ def _overall(bench: Bench, ranking: Ranking, figures: Figures, order: Mapping[st
     text = f"Performance profiles: share of streams on which an agent is within a factor of the best loss. {told}."
     return {
         "rows": _leaderboard(ranking, order),
+        "in_loss": ranking.figures == IN_LOSS,
         "streams": ranking.streams,
         "profile": figures.profiles(thresholds, curves, text),
     }
@@ -123,7 +124,10 @@ def _leaderboard(ranking: Ranking, order: Mapping[str, int]) -> list[dict[str, A
     values = [s.loss for s in ranking.standings]
     scale = _scale(values)
     digits = 3 if ranking.scenario is None else min((digits_for(v.value) for v in values), default=1)
-    return [_row(standing, scale, digits, order) for standing in ranking.standings]
+    rows = [_row(standing, scale, digits, order) for standing in ranking.standings]
+    for row, standing in zip(rows, ranking.standings, strict=True):
+        row["figures"] = [(number(standing.figures[name]), standing.figures[name]) for name in ranking.figures]
+    return rows
 
 
 def _scale(values: Sequence[Estimate]) -> tuple[float, float]:
@@ -144,7 +148,6 @@ def _row(standing: Standing, scale: tuple[float, float], digits: int, order: Map
         "mean": _cell(standing.mean, digits),
         "median": _cell(standing.median, digits),
         "forest": _forest(standing.loss, scale),
-        "figures": [(number(standing.figures[name]), standing.figures[name]) for name in _FIGURES],
         "difference": None if versus is None else _cell(versus.mean, digits),
         "improvement": None if versus is None else _cell(versus.improvement, 2),
         "p_t": (p_value(standing.p_t), standing.p_t),
@@ -160,9 +163,6 @@ def _runs(counts: Mapping[str, int]) -> tuple[str, int, list[tuple[str, int]]]:
     finished = counts.get("finished", 0)
     others = [(state, counts[state]) for state in (*_STATES[1:], "missing") if counts.get(state)]
     return f"{finished}/{sum(counts.values())}", finished, others
-
-
-_FIGURES = ("accuracy", "average_accuracy", "forgetting")
 
 
 def _cell(found: Estimate, digits: int) -> dict[str, Any]:
@@ -203,6 +203,7 @@ def _part(bench: Bench, ranking: Ranking, figures: Figures, order: Mapping[str, 
     return {
         "label": label,
         "rows": _leaderboard(ranking, order),
+        "in_loss": ranking.figures == IN_LOSS,
         "streams": ranking.streams,
         "stream": _stream(bench, label, figures, order),
         "returns": _returns(bench, label, ahead, order),
@@ -289,7 +290,9 @@ def _savings(score: Score) -> float:
 
 
 def _retention(run: Run, order: Mapping[str, int]) -> dict[str, Any] | None:
-    steps, found, rows = run.score.retention.matrix()
+    retention = run.score.retention
+    measured = retention.accuracy if any(e.accuracy for e in retention.evaluations) else retention.loss
+    steps, found, rows = measured.matrix()
     ids = [str(task) for task in run.content["tasks"]]
     names = sorted(found, key=lambda name: order_of_task(ids, name)) if len(found) <= ROWS else found
     columns = [found.index(name) for name in names]
@@ -301,6 +304,7 @@ def _retention(run: Run, order: Mapping[str, int]) -> dict[str, Any] | None:
         if life.unlearned is not None and life.task in names:
             gone = round(spread.shape[1] * life.unlearned / max(run.score.steps, 1))
             spread[names.index(life.task), gone:] = np.nan
+    most = 1.0 if measured.part == "accuracy" else float(np.nanmax(values)) or 1.0
     last = [
         (name, number(values[-1, place]) if not np.isnan(values[-1, place]) else "not in R(T)")
         for place, name in enumerate(names)
@@ -308,12 +312,14 @@ def _retention(run: Run, order: Mapping[str, int]) -> dict[str, Any] | None:
     return {
         **_legend(run.agent, order[run.agent]),
         "seed": run.seed,
-        "image": heat_map(spread),
+        "image": heat_map(spread / most),
+        "measure": measured.part,
+        "most": number(most),
         "names": names if len(names) <= ROWS else [],
         "count": len(names),
         "steps": run.score.steps,
         "last": last if len(names) <= ROWS else [],
-        "text": f"Accuracy of {run.agent} on each task over {len(steps)} evaluations. At the end: "
+        "text": f"{measured.part.capitalize()} of {run.agent} on each task over {len(steps)} evaluations. At the end: "
         + ", ".join(f"{name} {value}" for name, value in last[:ROWS]),
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from clenv.bench.gather import Bench, gather
-from clenv.bench.standings import FIGURES, Ranking, rankings
+from clenv.bench.standings import IN_LOSS, Ranking, rankings
 from clenv.bench.words import claims_of, digits_for, number, p_value, runs_of, with_interval
 from clenv.running.checkpoint import write_atomically
 from clenv.running.table import table
@@ -58,11 +58,12 @@ def _table(ranking: Ranking, scenario_count: int) -> str:
     """Return a ranking as a table of text."""
     relative = ranking.scenario is None
     what = "loss / best" if relative else "online loss"
-    head = ["agent", what, "accuracy", "on R(T)", "forgetting", "p (t)", "p (W)", "claims", "seconds", "runs"]
+    measure = "mean loss" if ranking.figures == IN_LOSS else "accuracy"
+    head = ["agent", what, measure, "on R(T)", "forgetting", "p (t)", "p (W)", "claims", "seconds", "runs"]
     digits = 3 if relative else min((digits_for(s.loss.value) for s in ranking.standings), default=1)
     rows = [head]
     for standing in ranking.standings:
-        figures = [number(standing.figures[name]) for name in FIGURES[:3]]
+        figures = [number(standing.figures[name]) for name in ranking.figures]
         tests = [p_value(standing.p_t), p_value(standing.p_wilcoxon)]
         place = str(standing.rank) if standing.rank else "-"
         loss = with_interval(standing.loss, digits)

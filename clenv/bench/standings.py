@@ -25,7 +25,9 @@ from clenv.bench.statistics import (
 )
 from clenv.rng import generator
 
-FIGURES = ("accuracy", "average_accuracy", "forgetting", "seconds")
+IN_ACCURACY = ("accuracy", "average_accuracy", "forgetting")
+IN_LOSS = ("mean_loss", "average_loss", "forgetting_in_loss")
+FIGURES = (*IN_ACCURACY, *IN_LOSS, "seconds")
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,12 @@ class Ranking:
     streams: int
     seeds: int
     standings: Sequence[Standing]
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """Which figures tables show: those in accuracy, or of regressions, which have none, those in loss."""
+        known = [standing.figures[name] for standing in self.standings for name in IN_ACCURACY]
+        return IN_ACCURACY if not all(map(math.isnan, known)) or not known else IN_LOSS
 
 
 def rankings(bench: Bench) -> list[Ranking]:

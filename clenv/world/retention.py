@@ -64,18 +64,23 @@ class Measured:
     Args:
         evaluations: The evaluations, in order.
         part: ``accuracy`` or ``loss``.
+
+    Attributes:
+        part: The same.
     """
 
     def __init__(self, evaluations: Sequence[Evaluation], part: Literal["accuracy", "loss"]) -> None:
-        self._evaluations, self._part = evaluations, part
+        self._evaluations, self.part = evaluations, part
         sign = -1.0 if part == "loss" else 1.0
-        self._values = [{task: sign * value for task, value in getattr(e, part).items()} for e in evaluations]
+        self._values: list[dict[str, float]] = [
+            {task: sign * value for task, value in getattr(e, part).items()} for e in evaluations
+        ]
 
     def matrix(self) -> tuple[list[int], list[str], list[list[float]]]:
         """Return steps, task names and the measure of each task of R(t) at each step, as it is; nan outside R(t)."""
         names = list(dict.fromkeys(task for e in self._evaluations for task in e.remaining))
         rows = [
-            [getattr(e, self._part).get(task, math.nan) if task in e.remaining else math.nan for task in names]
+            [getattr(e, self.part).get(task, math.nan) if task in e.remaining else math.nan for task in names]
             for e in self._evaluations
         ]
         return [e.step for e in self._evaluations], names, rows
@@ -149,7 +154,7 @@ class Measured:
         return now[last.current] / count + (1 - 1 / count) * self.minimum
 
     def _mean_at(self, evaluation: Evaluation) -> float:
-        values = getattr(evaluation, self._part)
+        values = getattr(evaluation, self.part)
         return _mean([values[task] for task in evaluation.remaining if task in values])
 
     def _others(self) -> list[str]:
