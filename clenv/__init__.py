@@ -23,7 +23,7 @@ from clenv.registry import agent_names, make, make_agent, register, register_age
 from clenv.running.record import Record
 from clenv.running.run import resume, run
 from clenv.settings import Settings, StreamSpec
-from clenv.task import Contexts, Scenario, Split, Task
+from clenv.task import Contexts, Scenario, Split, Task, number_classes
 from clenv.world.requests import CLPU, RandomRequests, Requests, Script, permanent, unlearn
 from clenv.world.retention import Evaluation, Retention
 from clenv.world.score import Score
@@ -75,6 +75,7 @@ __all__ = [
     "avalanche",
     "make",
     "make_agent",
+    "number_classes",
     "permanent",
     "register",
     "register_agent",

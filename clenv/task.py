@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from clenv.errors import DataError, SettingsError
+from clenv.errors import ClenvWarning, DataError, SettingsError
 
 Loss = Literal["cross_entropy", "mse"]
 
@@ -26,20 +28,19 @@ class Split:
     Args:
         x: Inputs, shape ``(n, *input_shape)``; becomes float32.
         y: Class numbers, shape ``(n,)``, int64; or regression targets, shape ``(n, outputs)`` or ``(n,)``, float32.
+            Labels that are texts, or that leave gaps: see `number_classes`.
+        copy: Whether to copy what would share memory with ``x`` and ``y``, so that what is changed there later does not
+            change the stream; without, the caller promises to change nothing.
 
     Raises:
-        DataError: The lengths differ, there is no example, or a value is not finite.
+        DataError: Something is no array of numbers, the lengths differ, there is no example, or a value is not finite.
     """
 
-    def __init__(self, x: ArrayLike | Tensor, y: ArrayLike | Tensor) -> None:
-        self._x = _tensor(x).to(torch.float32)
-        targets = _tensor(y)
-        if targets.is_floating_point():
-            self._y = targets.to(torch.float32)
-            if self._y.dim() == 1:
-                self._y = self._y.unsqueeze(1)
-        else:
-            self._y = targets.to(torch.int64)
+    def __init__(self, x: ArrayLike | Tensor, y: ArrayLike | Tensor, *, copy: bool = True) -> None:
+        self._x = _tensor(x, torch.float32, "inputs", copy=copy)
+        self._y = _tensor(y, None, "targets", copy=copy)
+        if self._y.is_floating_point() and self._y.dim() == 1:
+            self._y = self._y.unsqueeze(1)
         self._moved: dict[torch.device, Split] = {}
         if len(self.x) != len(self.y):
             raise DataError(f"{len(self.x)} inputs but {len(self.y)} targets: expected one target per input")
@@ -106,12 +107,76 @@ class Split:
         if self.device == device:
             return self
         if device not in self._moved:
-            self._moved[device] = Split(self._x.to(device), self._y.to(device))
+            self._moved[device] = Split(self._x.to(device), self._y.to(device), copy=False)
         return self._moved[device]
 
 
-def _tensor(values: ArrayLike | Tensor) -> Tensor:
-    return values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+def _tensor(values: Any, dtype: torch.dtype | None, what: str, *, copy: bool) -> Tensor:
+    """Return data as a tensor of its own; ``dtype`` None: float32 of floats, else int64."""
+    given = values.detach() if isinstance(values, Tensor) else torch.as_tensor(_array(values, what))
+    if given.layout is not torch.strided or given.is_complex() or given.dim() == 0:
+        kind = "a single number" if given.dim() == 0 else f"{given.layout} {given.dtype}"
+        raise DataError(f"the {what} are {kind}: expected a dense array of real numbers, an example a row")
+    made = given.to(dtype or (torch.float32 if given.is_floating_point() else torch.int64))
+    shared = made.untyped_storage().data_ptr() == given.untyped_storage().data_ptr()
+    return made.clone() if copy and shared else made
+
+
+def _array(values: Any, what: str) -> NDArray[Any]:
+    """Return what NumPy makes of data, as torch reads it.
+
+    Raises:
+        DataError: They are no numbers; the message says what to do.
+    """
+    name = type(values).__name__
+    try:
+        array = np.asarray(None if isinstance(values, Dataset | DataLoader) else values)
+    except ValueError as error:
+        raise DataError(f"the {what} are lists of different lengths: expected equal ones ({error})") from error
+    if array.dtype.kind in "fiub":
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
+        return array.copy() if any(stride < 0 for stride in array.strides) or not array.flags.writeable else array
+    if array.ndim == 0:
+        raise DataError(
+            f"the {what} are a {name}: expected an array or a tensor, an example a row. Of a torch Dataset: "
+            "x, y = map(list, zip(*dataset)), then torch.stack(x) and y"
+        )
+    first = array.reshape(-1)[:1].tolist()
+    remedy = ": clenv.number_classes(labels) turns labels of any kind into class numbers" if what == "targets" else ""
+    raise DataError(f"the {what} are no numbers, but {first} and the like, dtype {array.dtype}{remedy}")
+
+
+def number_classes(*labels: ArrayLike | Tensor) -> tuple[list[Tensor], tuple[str, ...]]:
+    """Number the classes of labels of any kind: texts, or numbers that leave gaps or begin above 0.
+
+    Args:
+        *labels: Labels of each split, shape ``(n,)`` each; all are numbered together.
+
+    Returns:
+        The class numbers of each, int64, from 0 in sorted order, and the names of the classes, for `Task.classes`.
+
+    Raises:
+        DataError: The labels are of different kinds, missing, or not one an example.
+
+    Example:
+        >>> (train, test), names = number_classes(["cat", "dog", "cat"], ["dog"])
+        >>> train.tolist(), test.tolist(), names
+        ([0, 1, 0], [1], ('cat', 'dog'))
+    """
+    arrays = [np.asarray(each.cpu().numpy() if isinstance(each, Tensor) else each) for each in labels]
+    for array in arrays:
+        if array.ndim != 1:
+            raise DataError(f"labels of shape {array.shape}: expected one an example, shape (n,)")
+        missing = [value for value in array.tolist() if value is None or value != value]
+        if missing:
+            raise DataError(f"{len(missing)} labels are missing ({missing[0]!r}): leave their examples out first")
+    try:
+        classes = sorted({value for array in arrays for value in array.tolist()})
+    except TypeError as error:
+        raise DataError(f"the labels are of different kinds: {error}") from error
+    numbers = {value: number for number, value in enumerate(classes)}
+    made = [torch.tensor([numbers[value] for value in array.tolist()], dtype=torch.int64) for array in arrays]
+    return made, tuple(map(str, classes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,16 +217,40 @@ class Task:
         """Fill in the number of outputs if it is not given, and check everything."""
         floats = self.train.regression
         if not self.outputs:
+            self._warn_about_gaps()
             object.__setattr__(self, "outputs", self.train.target_shape[0] if floats else self.train.label_range[1] + 1)
         if not (0 < self.weight < float("inf")):
             raise SettingsError(f"task {self.id!r} has weight {self.weight}: expected a number > 0")
         if (self.loss == "mse") != floats:
-            kind = "floats" if floats else "integers"
-            raise DataError(f"task {self.id!r} has targets that are {kind}, which do not fit loss {self.loss!r}")
+            kind, remedy = (
+                ("floats", "make class numbers whole, or say loss='mse'")
+                if floats
+                else (
+                    "integers",
+                    "make them floats, or say loss='cross_entropy'",
+                )
+            )
+            raise DataError(
+                f"task {self.id!r} has targets that are {kind}, which do not fit loss {self.loss!r}: {remedy}"
+            )
         if self.classes is not None and len(self.classes) != self.outputs:
             raise DataError(f"task {self.id!r} names {len(self.classes)} classes but has {self.outputs} outputs")
         for name, split in self.splits().items():
             self._check(name, split)
+
+    def _warn_about_gaps(self) -> None:
+        """Warn where the number of classes, read off the labels, counts classes that no example has."""
+        if self.train.regression or self.train.target_shape != () or self.classes is not None:
+            return
+        low, high = self.train.label_range
+        absent = high + 1 - len(self.train.class_rows)
+        if low >= 0 and absent:
+            warnings.warn(
+                f"task {self.id!r} has labels from {low} to {high}, so that {absent} of its {high + 1} classes have no "
+                "example: number them from 0 by clenv.number_classes, or say outputs=... if it is meant",
+                ClenvWarning,
+                stacklevel=4,
+            )
 
     def _check(self, name: str, split: Split) -> None:
         where = f"task {self.id!r}, {name} split"

@@ -29,14 +29,14 @@ class ByClass(Split):
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
         order = torch.argsort(y, stable=True)
-        super().__init__(x[order], y[order])
+        super().__init__(x[order], y[order], copy=False)
         ends = accumulate(torch.bincount(y).tolist())
         self.blocks: tuple[tuple[int, int], ...] = tuple(pairwise([0, *ends]))
 
     def consecutive(self, first: int, count: int, shape: Sequence[int]) -> Split:
         """Return classes ``first`` to ``first + count - 1`` as classes 0, 1, ..., inputs reshaped, memory shared."""
         start, stop = self.blocks[first][0], self.blocks[first + count - 1][1]
-        return Split(self.x[start:stop].view(-1, *shape), self.y[start:stop] - first)
+        return Split(self.x[start:stop].view(-1, *shape), self.y[start:stop] - first, copy=False)
 
     def select(self, classes: Sequence[int]) -> Split:
         """Return some classes under new numbers: the first is class 0, and so on."""

@@ -117,6 +117,10 @@ class EWC(Estimating):
     class Hyperparameters(Fisher):
         """Of `EWC`."""
 
+        strength: NonNegative = 3.0
+        """``lambda``; it has no universal scale: try powers of ten. Where tasks return a strong pull holds each task to
+        its last visit, however long ago."""
+
     unlearning = Exactness.INTERFACE
     commutes = True
 

@@ -45,8 +45,8 @@ class LwF(Rehearsing, Consolidating):
     class Hyperparameters(Consolidation):
         """Of `LwF`."""
 
-        strength: NonNegative = 1.0
-        """``alpha``; 0: plain training."""
+        strength: NonNegative = 0.1
+        """``alpha``; 0: plain training; 1 where no task returns."""
         temperature: Positive = 2.0
         """``T``."""
 

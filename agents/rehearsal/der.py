@@ -23,7 +23,7 @@ from .rehearsing import Rehearsal
 class Distillation(Rehearsal):
     """Of `DER`: how strongly kept answers are held."""
 
-    alpha: NonNegative = 0.5
+    alpha: NonNegative = 0.1
     """``alpha``: weight of the squared distance to the kept answers, a mean over examples and outputs."""
 
 
@@ -73,7 +73,9 @@ class DERpp(DER):
     class Hyperparameters(Distillation):
         """Of `DERpp`."""
 
-        beta: NonNegative = 0.5
+        alpha: NonNegative = 0.05
+        """``alpha``: weight of the squared distance to the kept answers, a mean over examples and outputs."""
+        beta: NonNegative = 1.0
         """``beta``: weight of the loss of the second draw."""
 
     def __init__(
