@@ -24,7 +24,7 @@ from clenv.agent import Outcome, tensors
 from clenv.agents.networks.backbone import Backbone, initial_affine
 from clenv.agents.networks.learning import Learner, Training, distance, loss_of, set_gradients
 from clenv.events import Exactness, Receipt, UnlearnRequest
-from clenv.fields import NonNegative, Whole
+from clenv.fields import NonNegative, Positive, Whole
 from clenv.settings import StreamSpec
 
 
@@ -47,6 +47,13 @@ class Minibatch(NamedTuple):
 def modulation(loss: Tensor, strength: float | None) -> Tensor:
     """Return the factor of an outer loss, ``g(L) = 1 - exp(-lambda L)``, without a graph; 1 for ``strength=None``."""
     return torch.ones_like(loss) if strength is None else -torch.expm1(-strength * loss.detach())
+
+
+def shortened(gradients: Sequence[Tensor], most: float) -> tuple[Tensor, ...]:
+    """Return gradients scaled down so that their norm together is at most ``most``; the factor has no gradient."""
+    norm = torch.cat([g.detach().flatten() for g in gradients]).norm()
+    factor = most / norm.clamp(min=most)
+    return tuple(g * factor for g in gradients)
 
 
 class CMAML(Learner):
@@ -82,6 +89,8 @@ class CMAML(Learner):
         """Gradient steps of an adaptation, K."""
         inner_rate: float = 0.5
         """What the inner rates are at first."""
+        inner_norm: Positive = 1.0
+        """Norm that inner gradients of squared errors, which grow with the errors, are cut down to."""
         first_order: bool = False
         """Whether the outer gradient takes the inner gradients for constants."""
         modulation: NonNegative | None = None
@@ -160,6 +169,8 @@ class CMAML(Learner):
         for _ in range(self._hyper.inner_steps):
             second_order = graph and not self._hyper.first_order
             gradients = torch.autograd.grad(self._loss(adapted, batch), adapted, create_graph=second_order)
+            if self._spec.loss == "mse":
+                gradients = shortened(gradients, self._hyper.inner_norm)
             moved = [p - rate * g for p, rate, g in zip(adapted, self.rates, gradients, strict=True)]
             adapted = moved if graph else [p.detach().requires_grad_() for p in moved]
         return adapted if graph else [p.detach() for p in adapted]

@@ -25,7 +25,9 @@ def test_the_version_agreed_with():
 
 def losses_of(make_tasks, ours, theirs, own, options, *, labels, optimizer):
     """Return both agents' scored losses, those of plain training, and ours from parameters one rounding off."""
-    settings = Settings(batch_size=4, round_length=3, schedule=SCHEDULE, task_labels=labels)
+    # Of a task that returns ours keeps the last summand, Avalanche's all, if it is told the task.
+    schedule = (0, 0, 1, 1, 2, 2) if ours == "ewc" and labels == "given" else SCHEDULE
+    settings = Settings(batch_size=4, round_length=3, schedule=schedule, task_labels=labels)
     training = {"hidden": (8,), "optimizer": optimizer, "learning_rate": {"sgd": 0.2, "adam": 0.01}[optimizer]}
     found = []
     for name, hyperparameters in ((ours, own), (theirs, options), ("finetune", {}), (ours, own)):
@@ -131,7 +133,7 @@ def test_the_losses_are_the_same(pair, labels, optimizer, make_tasks):
     if pair == "from-scratch":  # ours begins anew when a segment ends, Avalanche's when the next is learned from
         ours, theirs, plain, nudged = (np.delete(x, FIRST_STEPS) for x in (ours, theirs, plain, nudged))
     # Both round a few times a step, and learning amplifies it as it does one rounding of the initial weights.
-    assert np.abs(ours - theirs).max() < 20 * np.abs(ours - nudged).max()
+    assert np.abs(ours - theirs).max() < 20 * max(np.abs(ours - nudged).max(), 1.2e-7)
     if pair != "naive":
         assert np.abs(ours - plain).max() > 1e-3  # there was something to agree on
 

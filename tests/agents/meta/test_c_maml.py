@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import clenv
-from clenv.agents.meta.c_maml import CMAML, Minibatch, modulation
+from clenv.agents.meta.c_maml import CMAML, Minibatch, modulation, shortened
 from clenv.env import ContinualEnv
 from clenv.errors import SettingsError
 from clenv.evaluation.leftovers import find_examples
@@ -380,3 +380,25 @@ def test_on_the_published_stream_it_beats_online_adam_on_every_seed():
     assert max(mine) < 0.92 + 3 * (0.8**2 * 0.9 * 0.1 / 1000) ** 0.5
     for blind in ("blind-last", "blind-task"):
         assert play(blind, {}, seeds=1) == [pytest.approx(0.2)]
+
+
+# Squared errors
+
+
+def test_long_gradients_are_shortened_together_and_short_ones_stay():
+    long, short = [torch.tensor([3.0, 0.0]), torch.tensor([[4.0]])], [torch.tensor([0.3, 0.4])]
+    shorter = shortened(long, 1.0)
+    assert torch.allclose(torch.cat([g.flatten() for g in shorter]), torch.tensor([0.6, 0.0, 0.8]))
+    assert torch.equal(shortened(short, 1.0)[0], short[0])
+
+
+@pytest.mark.parametrize("name", ["Polynomial", "RBF", "Sigmoid", "Fourier", "ThreePolynomials"])
+def test_defaults_learn_curves(name):
+    """With an inner rate of 0.5 and whole gradients it diverged within two steps."""
+    env = clenv.make(f"clenv/Toy{name}-v0", horizon=300)
+    agent = clenv.make_agent("c-maml", env)
+    env.reset(seed=0)
+    while env.timeline.finished is None:
+        env.step(agent)
+    assert env.score.diverged is None
+    assert env.score.losses[-50:].mean() < 2 * env.score.losses[:5].mean()

@@ -6,12 +6,12 @@ import torch.nn.functional as F
 from torch import nn
 
 import clenv
-from clenv.agents.regularisation.ewc import PERMANENT, add
+from clenv.agents.regularisation.ewc import add
 from clenv.env import ContinualEnv
 from clenv.errors import SettingsError
 from clenv.events import Exactness
 from clenv.settings import Settings
-from clenv.world.requests import Script, permanent, unlearn
+from clenv.world.requests import Script, unlearn
 
 SGD = {"optimizer": "sgd", "learning_rate": 0.05, "hidden": (5,)}
 
@@ -79,7 +79,7 @@ def test_one_summand_of_each_form_is_the_same(make_tasks):
     agents = []
     for name in ("ewc", "ewc-online"):
         env = world(make_tasks(2), schedule=(0, 1))
-        agents.append(clenv.make_agent(name, env, **SGD))
+        agents.append(clenv.make_agent(name, env, strength=30.0, **SGD))
         for _ in range(8 - 1):
             env.step(agents[-1])
     assert all(map(torch.equal, agents[0].weights, agents[1].weights))
@@ -149,26 +149,53 @@ def test_a_request_drops_what_protects_the_task_and_its_head(make_tasks):
         assert not torch.equal(found, before)
 
 
-def test_what_is_permanent_is_kept_in_one_summand(make_tasks):
-    requests = Script((permanent(0, step=3), permanent(1, step=9), unlearn(2, step=11)))
-    env = world(make_tasks(3), requests=requests, schedule=(0, 1, 2, 0, 1))
-    agent = clenv.make_agent("ewc", env, **SGD)
-    sizes = []
-    while env.timeline.finished is None:
-        env.step(agent)
-        sizes.append(sorted(agent.summands))
-    assert sizes[3] == sizes[6] == [PERMANENT]
-    assert sizes[7] == [PERMANENT, 1]
-    assert sizes[9] == sizes[-1] == [PERMANENT]
-    for found, wanted in zip(agent.omega[-1], agent.summands[PERMANENT][0][-1], strict=True):
-        torch.testing.assert_close(found, wanted)
-
-
-def test_with_one_head_for_all_requests_are_refused_and_no_summands_kept(make_tasks):
+def test_with_one_head_for_all_requests_are_refused(make_tasks):
     env = world(make_tasks(3), paradigm="domain", requests=Script((unlearn(1, step=11),)))
     agent = finish(env, clenv.make_agent("ewc", env, **SGD))
     assert env.receipts[0][1].level is Exactness.UNSUPPORTED
-    assert agent.summands == {}
+    assert sorted(agent.summands) == [0, 1, 2]
+
+
+# Returns
+
+
+@pytest.mark.parametrize("options", [{}, {"paradigm": "domain"}, {"paradigm": "class", "task_labels": "train-only"}])
+def test_a_task_counts_once_as_of_its_last_visit(make_tasks, options):
+    env = world(make_tasks(3), schedule=(0, 1, 0, 2, 0), **options)
+    agent = clenv.make_agent("ewc", env, strength=30.0, **SGD)
+    kept = []
+    while env.timeline.finished is None:
+        env.step(agent)
+        if env.timeline.played == 0 or env.timeline.finished is not None:
+            kept.append({task: [v.clone() for v in omega[-1]] for task, (omega, _) in agent.summands.items()})
+    assert [sorted(each) for each in kept] == [[0], [0, 1], [0, 1], [0, 1, 2], [0, 1, 2]]
+    assert all(map(torch.equal, kept[1][1], kept[4][1]))  # no visit of task 1 since
+    assert not all(map(torch.equal, kept[2][0], kept[4][0]))
+    here = [p.detach() for p in agent.parameters(-1)]
+    assert all(map(torch.equal, agent.summands[0][1][-1], here))  # anchored where its last visit ended
+    for number, omega in enumerate(agent.omega[-1]):
+        torch.testing.assert_close(omega, sum(summand[0][-1][number] for summand in agent.summands.values()))
+
+
+def test_the_pull_does_not_grow_with_returns(make_tasks):
+    largest = []
+    for rounds in (10, 20):
+        env = world(make_tasks(2), paradigm="domain", schedule=(0, 1) * rounds)
+        agent = finish(env, clenv.make_agent("ewc", env, strength=30.0, **SGD))
+        largest.append(max(v.max().item() for v in agent.omega[-1]))
+    assert largest[1] < 1.5 * largest[0]  # twice as much with a summand a visit
+
+
+def test_where_tasks_are_hidden_every_segment_counts(make_tasks):
+    env = world(make_tasks(2), paradigm="domain", task_labels="hidden", schedule=(0, 1, 0))
+    agent = clenv.make_agent("ewc", env, strength=30.0, **SGD)
+    sums = []
+    while env.timeline.finished is None:
+        env.step(agent)
+        if env.timeline.played == 0 or env.timeline.finished is not None:
+            sums.append(sum(v.sum().item() for v in agent.omega[-1]))
+    assert sorted(agent.summands) == [-1]
+    assert 0 < sums[0] < sums[1] < sums[2]
 
 
 @pytest.mark.parametrize("wrong", [{"decay": 1.5}, {"decay": -0.1}, {"examples": 0}, {"fisher": "batch"}])

@@ -114,7 +114,7 @@ def test_importance_depends_neither_on_the_batch_size_nor_on_the_order(make_task
     found = []
     for rows, size in ((torch.arange(30), 30), (torch.arange(30), 1), (order, 7)):
         agent.omega, agent.anchor = {}, {}
-        agent.kept = [(0, 3, x[part], y[part]) for part in rows.split(size)]
+        agent.summands, agent.kept = {}, [(0, 0, 3, x[part], y[part]) for part in rows.split(size)]
         agent.consolidate()
         found.append(torch.cat([values.flatten() for part in agent.omega.values() for values in part]))
     assert found[0].max() > 1e-3
@@ -160,7 +160,7 @@ def test_examples_are_spread_over_the_segment_and_bounded(make_tasks):
 @pytest.mark.parametrize("name", ["ewc", "ewc-online", "si", "mas"])
 def test_real_digits_are_forgotten_less(name, finetuned):
     """Four orders of the pixels, one head, 100 minibatches each, seen once; accuracy on the first three at the end."""
-    assert learned(name) > finetuned + 0.07
+    assert learned(name, **({"strength": 30.0} if name == "ewc" else {})) > finetuned + 0.07
 
 
 @pytest.fixture(scope="module")
@@ -168,11 +168,11 @@ def finetuned():
     return learned("finetune")
 
 
-def learned(name):
+def learned(name, **options):
     env = clenv.make(
         "clenv/PermutedDigits-v0", schedule=(0, 1, 2, 3), round_length=100, batch_size=32, paradigm="domain"
     )
-    agent = clenv.make_agent(name, env, seed=0)
+    agent = clenv.make_agent(name, env, seed=0, **options)
     env.reset(seed=0)
     while env.timeline.finished is None:
         env.step(agent)

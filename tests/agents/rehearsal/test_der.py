@@ -26,8 +26,8 @@ def test_without_strength_it_is_plain_training_and_with_any_it_is_not(make_tasks
 def test_der_is_der_plus_plus_without_beta(make_tasks):
     der = live(world(make_tasks(3)), DER)
     namesake = type("DER", (DERpp,), {})
-    assert same(der, live(world(make_tasks(3)), namesake, beta=0.0))
-    assert not same(der, live(world(make_tasks(3)), namesake, beta=0.5))
+    assert same(der, live(world(make_tasks(3)), namesake, alpha=0.1, beta=0.0))
+    assert not same(der, live(world(make_tasks(3)), namesake, alpha=0.1, beta=0.5))
 
 
 @pytest.mark.parametrize("name", ["heads", "one head"])
