@@ -1,6 +1,7 @@
 """clenv: a gym-style world for continual learning with forgetting on purpose."""
 
 from clenv.agent import Agent, NoHyperparameters, Outcome
+from clenv.arithmetic import portable
 from clenv.bench.report import report
 from clenv.bench.results import results
 from clenv.env import ContinualEnv
@@ -77,6 +78,7 @@ __all__ = [
     "make_agent",
     "number_classes",
     "permanent",
+    "portable",
     "register",
     "register_agent",
     "report",

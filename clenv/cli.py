@@ -21,7 +21,8 @@ import gymnasium
 import tyro
 
 from clenv.agent import Agent, NoHyperparameters
-from clenv.errors import ClenvError, ClenvWarning, SettingsError, UnknownNameError
+from clenv.arithmetic import Arithmetic, use
+from clenv.errors import CheckpointError, ClenvError, ClenvWarning, SettingsError, UnknownNameError
 from clenv.fields import bounds, hints
 from clenv.registry import (
     agent_class,
@@ -67,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "report": _report,
             "compare": _compare,
             "check": _check,
+            "verify": _verify,
             "bench": _bench,
         }
         for name, command in commands.items():
@@ -160,9 +162,13 @@ def _run_command(words: Sequence[str]) -> Callable[..., int]:
         "env_id": _word("SCENARIO", "Id of a scenario, or module:id."),
         "name": _word("AGENT", "Name of an agent, or module:Class."),
         "run": Annotated[Any, tyro.conf.arg(constructor=_run_options()), tyro.conf.OmitArgPrefixes],
+        "arithmetic": Annotated[
+            Arithmetic,
+            tyro.conf.arg(help="Kernels that this processor likes best, or those with the same bits on all x86-64."),
+        ],
         "stream": Annotated[outspoken, tyro.conf.OmitArgPrefixes],
     }
-    defaults: dict[str, Any] = {"stream": outspoken(**vars(settings))}
+    defaults: dict[str, Any] = {"arithmetic": "fast", "stream": outspoken(**vars(settings))}
     if spec is not None:
         cls = _agent_class(words[2])
         factory = scenario_factory(words[1])
@@ -174,9 +180,10 @@ def _run_command(words: Sequence[str]) -> Callable[..., int]:
             options["learner"] = Annotated[hyperparameters, tyro.conf.arg(name="agent")]
             defaults["learner"] = hyperparameters()
 
-    def command(*, env_id: str, stream: Settings, learner: Any = None, **chosen: Any) -> int:
+    def command(*, env_id: str, arithmetic: Arithmetic, stream: Settings, learner: Any = None, **chosen: Any) -> int:
         if spec is None:
             raise SettingsError("the names come first: clenv run SCENARIO AGENT [options]")
+        use(arithmetic)
         overrides = {**_changes(stream, settings), **chosen.get("scenario", {})}
         hyperparameters = {} if learner is None else _changes(learner, type(learner)())
         return _run(env_id, chosen["name"], overrides, hyperparameters, **chosen["run"])
@@ -368,6 +375,34 @@ def _audit(
     return 0 if found.holds else 1
 
 
+# verify
+
+
+def _verify(folder: tyro.conf.Positional[str], sample: int | None = None) -> int:
+    """Play a run, or the runs of a bench, again from run.json and compare every loss, event and receipt.
+
+    Args:
+        folder: Of a run, or of a bench.
+        sample: How many of a bench's runs, evenly spread; None: all.
+    """
+    from clenv.running.verify import verify
+
+    found = [Path(folder)] if (Path(folder) / "run.json").exists() else sorted(Path(folder).glob("runs/*/run.json"))
+    places = [path.parent if path.name == "run.json" else path for path in found]
+    if not places:
+        raise CheckpointError(f"{folder} holds no run: expected the folder of a run or of a bench")
+    if sample is not None:
+        places = places[:: max(1, len(places) // max(1, sample))][:sample]
+    wrong = 0
+    for place in places:
+        result = verify(place)
+        wrong += not result.identical
+        verdict = f"identical, {result.steps} steps" if result.identical else f"DIFFERS at {result.difference}"
+        say(f"{place}: {verdict}{f' (changed since: {result.changed})' if result.changed else ''}\n")
+    say(f"{len(places) - wrong} of {len(places)} runs identical\n")
+    return 1 if wrong else 0
+
+
 # report and compare
 
 
@@ -439,6 +474,7 @@ def _bench(
     processes: int | None = None,
     seeds: tuple[int, ...] | None = None,
     only: tuple[str, ...] = ("*",),
+    arithmetic: Arithmetic | None = None,
     engine_options: tuple[str, ...] = (),
 ) -> int:
     """Play every agent of a suite on every scenario with every seed; runs that are over are not played again.
@@ -451,11 +487,22 @@ def _bench(
         processes: Runs played at a time; None: as many as there are cores.
         seeds: Seeds instead of the suite's.
         only: Play only runs whose key matches, * stands for anything.
+        arithmetic: Compute with the kernels that this processor likes best (fast), or with those that give the same
+            bits on every x86-64 machine (portable). None: as the suite says.
         engine_options: KEY=VALUE, e.g. slurm_partition=gpu or address=auto; see clenv.bench.engines.
     """
     from clenv.bench.command import run_bench
 
-    return run_bench(suite, folder, engine=engine, processes=processes, seeds=seeds, only=only, options=engine_options)
+    return run_bench(
+        suite,
+        folder,
+        engine=engine,
+        processes=processes,
+        seeds=seeds,
+        only=only,
+        arithmetic=arithmetic,
+        options=engine_options,
+    )
 
 
 # Options that have no plain type

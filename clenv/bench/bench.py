@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from clenv.arithmetic import Arithmetic
 from clenv.bench.engines import Engine
 from clenv.bench.jobs import Job, jobs
 from clenv.bench.machine import machine
@@ -55,19 +56,22 @@ class Outcome(NamedTuple):
     stopped: bool
 
 
-def plan(source: str | Path | Suite, *, seeds: Sequence[int] | None = None) -> Plan:
+def plan(
+    source: str | Path | Suite, *, seeds: Sequence[int] | None = None, arithmetic: Arithmetic | None = None
+) -> Plan:
     """Read a suite and check it.
 
     Args:
-        source: As for `clenv.bench.suite.load`; or a `Suite`.
+        source: As for `clenv.bench.reading.load`; or a `Suite`.
         seeds: Seeds instead of the suite's.
+        arithmetic: Which kernels compute, instead of the suite's.
 
     Raises:
         SettingsError: Something is wrong.
     """
     if isinstance(source, Suite):
         return Plan(source, jobs(source), "SUITE")
-    return Plan(*load(source, seeds=seeds), str(source))
+    return Plan(*load(source, seeds=seeds, arithmetic=arithmetic), str(source))
 
 
 def reopen(folder: Path) -> Plan:

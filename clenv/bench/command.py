@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from clenv.arithmetic import Arithmetic, use
 from clenv.bench.bench import Outcome, Plan, bench, plan, reopen, select
 from clenv.bench.engines import make_engine
 from clenv.bench.gather import gather
@@ -31,6 +32,7 @@ def run_bench(
     processes: int | None = None,
     seeds: Sequence[int] | None = None,
     only: Sequence[str] = ("*",),
+    arithmetic: Arithmetic | None = None,
     options: Sequence[str] = (),
 ) -> int:
     """Play a suite, or go on with a bench, and show what came of it.
@@ -42,6 +44,7 @@ def run_bench(
         processes: Runs played at a time.
         seeds: Seeds instead of the suite's.
         only: Patterns of keys.
+        arithmetic: Which kernels compute, instead of the suite's.
         options: Options of the engine, ``key=value``.
 
     Returns:
@@ -53,11 +56,13 @@ def run_bench(
     """
     if source is None and folder is None:
         raise SettingsError("expected a suite, as in clenv bench demo, or the --folder of a bench that was begun")
-    if source is None and seeds is not None:
-        raise SettingsError("expected the suite as well: --seeds would change the one that is in the folder")
-    chosen = plan(source, seeds=seeds) if source is not None else reopen(Path(str(folder)))
+    if source is None and (seeds is not None or arithmetic is not None):
+        word = "--arithmetic" if seeds is None else "--seeds"
+        raise SettingsError(f"expected the suite as well: {word} would change the one that is in the folder")
+    chosen = plan(source, seeds=seeds, arithmetic=arithmetic) if source is not None else reopen(Path(str(folder)))
     place = Path(folder) if folder is not None else Path("runs") / chosen.suite.name
     player = make_engine(engine, processes, dict(_option(word) for word in options))
+    use(chosen.suite.arithmetic)
     _announce(chosen, len(select(chosen, only)), place)
     outcome = bench(chosen, place, player, only=only)
     return _conclude(chosen, place, outcome)

@@ -15,6 +15,7 @@ from typing import Any, get_type_hints
 import gymnasium
 
 from clenv.agent import Agent
+from clenv.arithmetic import Arithmetic
 from clenv.bench.suite import (
     AgentEntry,
     AuditOptions,
@@ -53,6 +54,7 @@ class Job:
         evaluation: Options of the run.
         audit: How it is audited.
         limits: What it may take.
+        arithmetic: Which kernels compute it.
         steps: Steps until it is over; None: nobody knows.
         command: How to play this run alone.
     """
@@ -69,6 +71,7 @@ class Job:
     evaluation: EvaluationOptions
     audit: AuditOptions
     limits: Limits
+    arithmetic: Arithmetic
     steps: int | None
     command: str
 
@@ -264,6 +267,7 @@ def _identity(suite: Suite, env: ContinualEnv, agent: Agent) -> list[Any]:
         f"{cls.__module__}:{cls.__qualname__}",
         changes_to_plain(asdict(agent.hyperparameters)),
         [suite.evaluation.steps, suite.evaluation.evaluate],
+        *([suite.arithmetic] if suite.arithmetic != "fast" else []),  # keys of fast runs are as they were
     ]
 
 
@@ -304,6 +308,8 @@ def _job(
         evaluation=suite.evaluation,
         audit=suite.audit if audited else replace(suite.audit, at="never"),
         limits=suite.limits,
+        arithmetic=suite.arithmetic,
         steps=steps,
-        command=f"clenv bench {shlex.quote(source)} --seeds {seed} --only {key}",
+        command=f"clenv bench {shlex.quote(source)} --seeds {seed} --only {key}"
+        + (f" --arithmetic {suite.arithmetic}" if suite.arithmetic != "fast" else ""),
     )

@@ -20,6 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from clenv.arithmetic import use
 from clenv.bench.jobs import Job
 from clenv.bench.machine import forget_peak_memory, is_out_of_memory, machine, memory_limit, peak_memory
 from clenv.evaluation.audit import audit_folder
@@ -89,6 +90,7 @@ def play(folder: Path, job: Job, stopped: Sequence[int] = ()) -> bool:
         place, begun, step = run_folder(folder, job), time.perf_counter(), 0
         forget_peak_memory()
         try:
+            use(job.arithmetic)
             with memory_limit(job.limits.memory):
                 if not _is_streamed(place):
                     left = None if job.limits.seconds is None else job.limits.seconds - _spent(folder, job)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from clenv.arithmetic import Arithmetic
 from clenv.bench.jobs import REFUSALS, Job, jobs
 from clenv.bench.lines import key_lines, line_of
 from clenv.bench.suite import Suite, SuiteError, from_plain
@@ -25,12 +26,15 @@ def suite_names() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.toml"))
 
 
-def load(source: str | Path, *, seeds: Sequence[int] | None = None) -> tuple[Suite, list[Job]]:
+def load(
+    source: str | Path, *, seeds: Sequence[int] | None = None, arithmetic: Arithmetic | None = None
+) -> tuple[Suite, list[Job]]:
     """Read a suite and check that everything in it can be made.
 
     Args:
         source: Name of a suite that comes with the package; or a file: TOML, or Python that defines ``suite``.
         seeds: Seeds instead of the suite's.
+        arithmetic: Which kernels compute, instead of the suite's.
 
     Raises:
         SettingsError: Something is wrong; the message says where, as ``file:line: key: what``.
@@ -41,6 +45,8 @@ def load(source: str | Path, *, seeds: Sequence[int] | None = None) -> tuple[Sui
         suite = replace(suite, name=suite.name or path.stem)
         if seeds is not None:
             suite = replace(suite, seeds=tuple(seeds))
+        if arithmetic is not None:
+            suite = replace(suite, arithmetic=arithmetic)
         return suite, jobs(suite, source=str(source))
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import MinLen
 
+from clenv.arithmetic import Arithmetic
 from clenv.evaluation.masks import FeatureMask
 from clenv.fields import Count, FieldError, NonNegative, Positive, Whole, build
 from clenv.world.requests import Requests, requests_to_plain
@@ -101,6 +102,9 @@ class Suite:
     """What there is to see, for people."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings of every scenario, where it has none of its own."""
+    arithmetic: Arithmetic = "fast"
+    """Whether runs compute with the kernels that their processor likes best, or with those that give the same bits on
+    every x86-64 machine."""
     evaluation: EvaluationOptions = EvaluationOptions()
     """Options of every run."""
     audit: AuditOptions = AuditOptions()

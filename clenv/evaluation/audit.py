@@ -11,6 +11,7 @@ import gymnasium
 import torch
 
 from clenv.agent import Agent
+from clenv.arithmetic import agree
 from clenv.env import ContinualEnv
 from clenv.errors import ClenvError, ClenvWarning, SettingsError
 from clenv.evaluation.counterfactual import Counterfactual, MakeAgent, Trainer
@@ -98,6 +99,7 @@ def audit_folder(
     """
     store = Folder.open(folder)
     warn_about_versions(store.header)
+    agree(store.header.get("arithmetic"), "audited")
     torch.set_num_threads(store.header["threads"])
     torch.set_flush_denormal(bool(store.header["flush_denormal"]))
     env, agent, _ = store.restore()

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import torch
 
 from clenv.agent import Agent
+from clenv.arithmetic import arithmetic
 from clenv.env import ContinualEnv
 from clenv.errors import CheckpointError, ClenvWarning
 from clenv.evaluation.replay import Replay, play, time_ratio
@@ -128,7 +129,7 @@ class Trainer:
         self._processes = 1 if problem is not None else processes
         self._threads, self._flush = torch.get_num_threads(), flushes_denormals()
         own = {name: version for name, version in versions().items() if name != "clenv"}
-        computed = (own, self._threads, self._flush, env.settings.device)
+        computed = (own, self._threads, self._flush, env.settings.device, arithmetic())
         self._identity = repr((_FORMAT, env.fingerprint(), _digest_of_data(env), code, computed))
         self._agents = {False: digest(_facts(self.fresh()))}
         if self.other_seeds:

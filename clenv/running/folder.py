@@ -162,6 +162,16 @@ class Folder:
         agent.load_state_dict(state["agent"])
         return env, agent, float(state["seconds"])
 
+    def begin(self) -> tuple[ContinualEnv, Agent]:
+        """Return the world and the agent as the run began, the stream at its first step.
+
+        Raises:
+            CheckpointError: Scenario or agent are gone.
+        """
+        env, agent = self._rebuild()
+        env.reset(seed=self.header["seed"])
+        return env, agent
+
     def _rebuild(self) -> tuple[ContinualEnv, Agent]:
         header = self.header
         settings, hyperparameters = (changes_from_plain(header[name]) for name in ("settings", "hyperparameters"))
@@ -289,6 +299,23 @@ def summary(env: ContinualEnv) -> dict[str, float]:
         "backward_transfer_in_loss": retention.loss.backward_transfer(),
         "forward_transfer_in_loss": retention.loss.forward_transfer,
     }
+
+
+def read_losses(folder: str | Path) -> NDArray[Any]:
+    """Return the loss of every scored step of a run.
+
+    Raises:
+        CheckpointError: The table is missing or corrupt.
+    """
+    import duckdb
+
+    file = Path(folder) / "steps.parquet"
+    try:
+        with duckdb.connect(":memory:", config={"threads": 1}) as database:
+            losses: NDArray[Any] = database.read_parquet(str(file)).project("loss").fetchnumpy()["loss"]
+    except duckdb.Error as error:
+        raise CheckpointError(f"{file} is missing or corrupt: {error}") from error
+    return np.ma.filled(losses, np.nan)
 
 
 def write_parquet(file: Path, columns: Mapping[str, NDArray[Any]]) -> None:

@@ -12,6 +12,7 @@ import gymnasium
 import torch
 
 from clenv.agent import Agent
+from clenv.arithmetic import agree, computing
 from clenv.env import ContinualEnv
 from clenv.errors import CheckpointError, SettingsError
 from clenv.events import Event, VisitBegin, VisitEnd
@@ -122,6 +123,7 @@ def resume(folder: str | Path, *, progress: bool = True) -> Records:
         )
     store = Folder.open(folder)
     warn_about_versions(store.header)
+    agree(store.header.get("arithmetic"), "resumed")
     _prepare_process(store.header["threads"])
     env, agent, seconds = store.restore()
     return _Run(env, agent, store, progress=progress, seconds=seconds, **store.header["options"]).records()
@@ -148,7 +150,7 @@ def _checked(**arguments: Any) -> dict[str, Any]:
 def _prepare_process(threads: int) -> dict[str, Any]:
     """Set what is set once a process and changes bits, and return it for the record."""
     torch.set_num_threads(threads)
-    return {"threads": threads, "flush_denormal": torch.set_flush_denormal(True)}
+    return {"threads": threads, "flush_denormal": torch.set_flush_denormal(True), "arithmetic": computing()}
 
 
 class _Run:

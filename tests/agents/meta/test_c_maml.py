@@ -395,7 +395,7 @@ def test_long_gradients_are_shortened_together_and_short_ones_stay():
 @pytest.mark.parametrize("name", ["Polynomial", "RBF", "Sigmoid", "Fourier", "ThreePolynomials"])
 def test_defaults_learn_curves(name):
     """With an inner rate of 0.5 and whole gradients it diverged within two steps."""
-    env = clenv.make(f"clenv/Toy{name}-v0", horizon=300)
+    env = clenv.make(f"clenv/Toy{name}-v0", schedule=(0, 1) * 3, round_length=50)
     agent = clenv.make_agent("c-maml", env)
     env.reset(seed=0)
     while env.timeline.finished is None:
