@@ -16,6 +16,7 @@ from clenv.bench.engines import make_engine
 from clenv.bench.gather import gather
 from clenv.bench.jobs import Job
 from clenv.bench.play import run_folder
+from clenv.bench.published import compare
 from clenv.bench.report import leaderboard, report
 from clenv.errors import ClenvWarning, SettingsError
 from clenv.running.checkpoint import write_atomically
@@ -104,6 +105,8 @@ def _conclude(chosen: Plan, place: Path, outcome: Outcome) -> int:
     if outcome.failed:
         told = f"{_count('run', len(outcome.failed))} failed, tracebacks in {place}/runs/*/failure.json"
         _say(f"{told}; to try again: {again}\n")
+    if outcome.over and (same := compare(chosen.suite.name, gather(place).runs)) is not None:
+        _say(same)
     if picture := _draw(chosen, place, outcome.over):
         _say(f"Picture of a stream and the losses on it: {picture}")
     if outcome.over:
