@@ -47,10 +47,13 @@ def portable() -> None:
     """
     if platform.machine().lower() not in {"x86_64", "amd64"}:
         raise SettingsError(f"portable arithmetic is for x86-64 processors, this is {platform.machine()}: use 'fast'")
+    before = {name: os.environ.get(name) for name in VARIABLES}
     os.environ.update(VARIABLES)
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     if arithmetic() != "portable":
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
         words = " ".join(f"{name}={value}" for name, value in VARIABLES.items())
         raise SettingsError(
             "portable arithmetic was asked for, but torch has computed with other kernels before: call "

@@ -1,7 +1,7 @@
 """Why does a network forget? A line in two halves: learn the one, then the other, and look at both.
 
 python examples/toy_regression.py [ToyPolynomial ToyRBF ToySigmoid ToyFourier] writes to runs/toy_regression/ a picture
-of each set (data and true curves; losses; the network after each task) and, of the first, an animation of the curve.
+of each set (data and true curves; losses; the network after each task) and an animation of its curve.
 """
 
 import sys
@@ -102,18 +102,20 @@ def animate(name: str, result: Run, path: Path) -> None:
 
 def main(names: list[str]) -> None:
     """Run and draw the sets named."""
+    unknown = [name for name in names if name not in EPOCHS]
+    if unknown:
+        sys.exit(f"there is no set {unknown[0]!r}: expected some of {', '.join(EPOCHS)}")
     torch.set_num_threads(1)
     FOLDER.mkdir(parents=True, exist_ok=True)
     print("log10 of the mean squared error      after task 1           after task 2")
-    for number, name in enumerate(names):
+    for name in names:
         result = run(name)
         draw(name, result).savefig(FOLDER / f"{name}.png", dpi=80)
         first, last = result.log_loss[result.epochs], result.log_loss[-1]
         floors = [float(np.log10(np.var(task.train.y[:, 0].numpy()))) for task in result.tasks]
         print(f"{name:14} task 1, task 2: {first[0]:10.2f} {first[1]:10.2f} {last[0]:12.2f} {last[1]:10.2f}")
         print(f"{'':14} best constant:  {floors[0]:10.2f} {floors[1]:10.2f} {floors[0]:12.2f} {floors[1]:10.2f}")
-        if number == 0:
-            animate(name, result, FOLDER / f"{name}.gif")
+        animate(name, result, FOLDER / f"{name}.gif")
     print(f"Pictures: {FOLDER.resolve()}")
 
 

@@ -43,6 +43,9 @@ FILES = (
     "t10k-labels-idx1-ubyte.gz",
 )
 
+_WHOLE = {60000, 10000}  # examples of the whole data set; smaller ones are somebody's own
+_CHECKSUMS = dict(zip(FILES, (2925911245, 785835114, 309494841, 606848831), strict=True))  # CRC-32 of the values
+
 
 def split_fashion_mnist(classes_per_task: int = 2, image: bool = False, data_folder: str | None = None) -> list[Task]:
     """Return tasks of a few classes each: ``fashion-mnist-0-1``, ``fashion-mnist-2-3``, ...
@@ -120,6 +123,8 @@ def _read(folder: Path) -> Data:
     splits = []
     for images_file, labels_file in (FILES[:2], FILES[2:]):
         images, labels = read_idx(folder / images_file), read_idx(folder / labels_file)
+        for name, values in ((images_file, images), (labels_file, labels)):
+            _recognise(folder / name, values)
         if images.shape != (len(labels), 28, 28):
             raise DataError(
                 f"{folder / images_file} has shape {images.shape}, expected ({len(labels)}, 28, 28), one image a label"
@@ -127,6 +132,20 @@ def _read(folder: Path) -> Data:
         pixels = torch.from_numpy(images.reshape(len(images), -1)).to(torch.float32).div_(255)
         splits.append(ByClass(pixels, torch.from_numpy(labels.astype(np.int64))))
     return Data("fashion-mnist", splits[0], splits[1], CLASSES, (1, 28, 28), 255)
+
+
+def _recognise(file: Path, values: NDArray[np.uint8]) -> None:
+    """Refuse other data sets of the same size, whose files have the same names: MNIST, KMNIST, ...
+
+    Raises:
+        DataError: The values are not those of Fashion-MNIST.
+    """
+    if len(values) in _WHOLE and zlib.crc32(values.tobytes()) != _CHECKSUMS[file.name]:
+        first = f", which begin with {values[:10].tolist()}" if values.ndim == 1 else ""
+        raise DataError(
+            f"{file} has the name and the size of a file of Fashion-MNIST, but other values{first}: MNIST's files are "
+            "called the same. Take them out of this folder, or name another one (CLENV_DATA, or data_folder=...)"
+        )
 
 
 def read_idx(file: Path) -> NDArray[np.uint8]:

@@ -108,6 +108,12 @@ def test_toy_regression(capsys, tmp_path, monkeypatch):
     assert pictures == {"ToyPolynomial.png", "ToyPolynomial.gif"}
 
 
+def test_toy_regression_of_an_unknown_set(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["toy_regression.py", "ToyPolynom"])
+    with pytest.raises(SystemExit, match="there is no set 'ToyPolynom': expected some of ToyPolynomial, ToyRBF"):
+        run("toy_regression", capsys)
+
+
 def test_hnet_toy(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["hnet_toy.py", "20"])

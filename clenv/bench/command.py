@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from clenv.arithmetic import Arithmetic, use
-from clenv.bench.bench import Outcome, Plan, bench, plan, reopen, select
+from clenv.bench.bench import Outcome, Plan, bench, plan, read_suite, reopen, select
 from clenv.bench.engines import make_engine
 from clenv.bench.gather import gather
 from clenv.bench.jobs import Job
 from clenv.bench.play import run_folder
 from clenv.bench.published import compare
+from clenv.bench.reading import arithmetic_of
 from clenv.bench.report import leaderboard, report
+from clenv.bench.suite import from_plain
 from clenv.errors import ClenvWarning, SettingsError
 from clenv.running.checkpoint import write_atomically
 from clenv.running.folder import Folder
@@ -60,10 +62,17 @@ def run_bench(
     if source is None and (seeds is not None or arithmetic is not None):
         word = "--arithmetic" if seeds is None else "--seeds"
         raise SettingsError(f"expected the suite as well: {word} would change the one that is in the folder")
+    use(
+        arithmetic
+        or (
+            arithmetic_of(source)
+            if source is not None
+            else from_plain(read_suite(Path(str(folder)))["suite"]).arithmetic
+        )
+    )
     chosen = plan(source, seeds=seeds, arithmetic=arithmetic) if source is not None else reopen(Path(str(folder)))
     place = Path(folder) if folder is not None else Path("runs") / chosen.suite.name
     player = make_engine(engine, processes, dict(_option(word) for word in options))
-    use(chosen.suite.arithmetic)
     _announce(chosen, len(select(chosen, only)), place)
     outcome = bench(chosen, place, player, only=only)
     return _conclude(chosen, place, outcome)

@@ -41,13 +41,28 @@ def load(
     """
     path = _find(str(source))
     with _located(path):
-        suite = _from_python(path) if path.suffix == ".py" else from_plain(_from_toml(path))
+        suite = _read(path)
         suite = replace(suite, name=suite.name or path.stem)
         if seeds is not None:
             suite = replace(suite, seeds=tuple(seeds))
         if arithmetic is not None:
             suite = replace(suite, arithmetic=arithmetic)
         return suite, jobs(suite, source=str(source))
+
+
+def arithmetic_of(source: str | Path) -> Arithmetic:
+    """Return how the runs of a suite are computed, without computing anything: so that it can still be chosen.
+
+    Raises:
+        SettingsError: As for `load`, but for what can only be told by making agents and scenarios.
+    """
+    path = _find(str(source))
+    with _located(path):
+        return _read(path).arithmetic
+
+
+def _read(path: Path) -> Suite:
+    return _from_python(path) if path.suffix == ".py" else from_plain(_from_toml(path))
 
 
 def _find(source: str) -> Path:

@@ -250,8 +250,15 @@ def describe(env: ContinualEnv, agent: Agent, *, seed: int, options: Mapping[str
         "options": dict(options),
         "device": str(agent.device),
         "versions": versions(),
-        "command": sys.argv,
+        "command": _command(),
     }
+
+
+def _command() -> list[str]:
+    """Return the words by which this process can be started again."""
+    program, *words = sys.argv
+    file = Path(program)
+    return ["python", "-m", file.parent.name, *words] if file.name == "__main__.py" else [program, *words]
 
 
 def versions() -> dict[str, str]:

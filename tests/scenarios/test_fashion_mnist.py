@@ -17,6 +17,7 @@ from clenv.scenarios import fashion_mnist
 from clenv.scenarios.fashion_mnist import (
     CLASSES,
     FILES,
+    _recognise,
     load_fashion_mnist,
     permuted_fashion_mnist,
     read_idx,
@@ -140,3 +141,16 @@ def test_images_without_labels_are_refused(tmp_path):
     write_idx(folder / FILES[1], np.zeros(5))
     with pytest.raises(DataError, match=r"expected \(5, 28, 28\), one image a label"):
         load_fashion_mnist(str(folder))
+
+
+def test_files_of_another_data_set_with_the_same_names_are_refused(tmp_path):
+    """MNIST's training labels begin with 5, 0, 4; its files are named as Fashion-MNIST's are."""
+    folder = write_fashion_mnist(tmp_path)
+    for count, name in ((60000, "train"), (10000, "t10k")):
+        labels = np.resize([5, 0, 4, 1, 9, 2, 1, 3, 1, 4], count)
+        write_idx(folder / f"{name}-labels-idx1-ubyte.gz", labels)
+        write_idx(folder / f"{name}-images-idx3-ubyte.gz", np.zeros((count, 28, 28)))
+    with pytest.raises(DataError, match="has the name and the size of a file of Fashion-MNIST, but other values"):
+        load_fashion_mnist(str(folder))
+    with pytest.raises(DataError, match=r"which begin with \[5, 0, 4, 1"):
+        _recognise(folder / "train-labels-idx1-ubyte.gz", np.resize(np.uint8([5, 0, 4, 1]), 60000))
