@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -11,7 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from clenv.errors import CheckpointError, SettingsError, nearest
+from clenv.errors import CheckpointError, ClenvWarning, SettingsError, nearest
 from clenv.events import Exactness, Permanence, Receipt, UnlearnRequest, VisitBegin, VisitEnd
 from clenv.fields import Whole, check, convert
 from clenv.picture import Picture
@@ -266,6 +267,19 @@ class Agent(ABC):
         for name, value in state.items():
             if _holds_nested_state(value):
                 _load_nested(getattr(self, name), value, self._device)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Agent:
+        """Return an agent that goes on to the same bits, in the middle of a stream too.
+
+        It is made anew with the same arguments and given this one's state; what is private is derived again.
+        """
+        values = {item.name: getattr(self._hyper, item.name) for item in fields(self._hyper)}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ClenvWarning)  # said when this one was made
+            twin = type(self)(self._spec, seed=self._seed, device=self._device, **values)
+        twin.load_state_dict(self.state_dict())
+        memo[id(self)] = twin
+        return twin
 
     def rebuild(self) -> None:  # noqa: B027
         """Make anew what is derived from restored attributes, e.g. an optimiser over restored parameters.

@@ -7,6 +7,7 @@ A face: it tells one turn, top to bottom. What stands behind it is in `clenv.wor
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Collection, Mapping, Sequence
@@ -312,6 +313,17 @@ class ContinualEnv(World, gymnasium.Env[dict[str, Any], Any]):
         from clenv.running.draw import draw_stream, to_pixels
 
         return to_pixels(draw_stream(self.story(), {"loss": self.score.losses}))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ContinualEnv:
+        """Return an environment that goes on to the same bits; the tasks' data, which never change, are shared."""
+        twin = copy.copy(self)
+        memo[id(self)] = twin
+        vars(twin)["_repository"] = copy.copy(self._repository)
+        for name in ("action_space", "observation_space", "_np_random"):
+            setattr(twin, name, copy.deepcopy(getattr(self, name)))
+        if self._timeline is not None:
+            twin.load_state_dict(self.state_dict())
+        return twin
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned.

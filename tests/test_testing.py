@@ -429,6 +429,38 @@ class ClaimsMoreThanItsReceipts(Biases):
     unlearning = Exactness.ISOLATED
 
 
+class CopiesItsStart(Biases):
+    """A copy of it has learned nothing."""
+
+    def __deepcopy__(self, memo: Any) -> Agent:
+        return type(self)(self.spec, seed=self.seed)
+
+
+class KeepsAMinibatch(Biases):
+    """Holds on to what it was shown last, where its state does not show it."""
+
+    def observe(self, outcome: Outcome) -> Any:
+        self._last = outcome.x
+        return super().observe(outcome)
+
+
+class KeepsAClosure(Biases):
+    """Hides it in a function."""
+
+    def observe(self, outcome: Outcome) -> Any:
+        self._last = (lambda x: lambda: x)(outcome.x.clone())
+        return super().observe(outcome)
+
+
+class KeepsAGraph(Biases):
+    """Keeps the graph of its last pass, which saved the inputs."""
+
+    def observe(self, outcome: Outcome) -> Any:
+        weight = torch.ones(outcome.x.shape[1], requires_grad=True)
+        self._last = (outcome.x * weight).sum()
+        return super().observe(outcome)
+
+
 class KeepsExamples(Biases):
     def __init__(self, spec, **options: Any) -> None:
         super().__init__(spec, **options)
@@ -547,6 +579,7 @@ FAULTS = [
     (KeepsADeque, "the-state-is-plain", "UnpicklingError"),
     (ForgetsItsMomentum, "a-killed-run-resumes-bit-for-bit", "resumed before step"),
     (HandsOutItsState, "the-state-is-a-copy", "learned on"),
+    (CopiesItsStart, "a-copy-goes-on-to-the-same-bits", "other losses"),
     (LoadsAnything, "foreign-states-are-refused", "expected CheckpointError"),
     (BreaksOnForeignStates, "foreign-states-are-refused", "changed the agent"),
     (KeepsVisits, "memory-is-flat", "values and tensors after 8 visits"),
@@ -567,6 +600,9 @@ FAULTS = [
     (FreesLessThanNothing, "requests-at-any-step-are-served", "bytes_freed"),
     (ClaimsMoreThanItsReceipts, "the-declared-level-is-reached", "declares"),
     (KeepsExamples, "unlearning-leaves-nothing-behind", "of its examples are in the state"),
+    (KeepsAMinibatch, "unlearning-leaves-nothing-behind", "beside the state"),
+    (KeepsAClosure, "unlearning-leaves-nothing-behind", "beside the state"),
+    (KeepsAGraph, "unlearning-leaves-nothing-behind", "beside the state"),
     (KeepsCounters, "unlearning-leaves-nothing-behind", "steps"),
     (LearnsLessWhenReady, "being-ready-to-unlearn-changes-nothing", "switched off the losses are others"),
     (DecaysWheneverAsked, "asking-twice-changes-nothing", "second request"),

@@ -17,6 +17,7 @@ from clenv.world.story import Story
 
 _SMOOTH = 25  # steps of the running mean
 _ROW = 0.3  # inches
+_DASHES = ("-", "--", ":", "-.")
 _TASKS = colormaps["Set2"]  # pale, so that marks and curves stand out
 _STYLES: dict[str, dict[str, Any]] = {
     "first step": {"marker": "|", "color": "black", "s": 60},
@@ -51,7 +52,8 @@ def draw_stream(story: Story, losses: Mapping[str, NDArray[Any]], *, title: str 
     top.set_yticks(range(len(names)), names)
     top.set_ylim(len(names) - 0.4, -0.6)
     for number, (name, values) in enumerate(losses.items()):
-        bottom.plot(*running_mean(values), label=name, linewidth=1.4, color=f"C{number}")
+        style = _DASHES[number // 10 % len(_DASHES)]  # ten colours, then the same ones dashed
+        bottom.plot(*running_mean(values), label=name, linewidth=1.4, color=f"C{number % 10}", linestyle=style)
     bottom.set_xlim(0, max(story.step + 1, 1))
     bottom.set_ylim(bottom=0)
     bottom.set_xlabel("step")
@@ -63,8 +65,8 @@ def draw_stream(story: Story, losses: Mapping[str, NDArray[Any]], *, title: str 
             axes.axvline(step, color="red", linestyle=":", linewidth=1, zorder=0)
     if top.collections:
         top.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(_STYLES), frameon=False, fontsize="small")
-    if len(losses) > 1:
-        bottom.legend(loc="upper right")
+    if len(losses) > 1:  # below, where it covers no step
+        figure.legend(*bottom.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
     return figure
 
 

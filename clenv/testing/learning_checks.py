@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -367,6 +368,24 @@ def the_state_is_a_copy(subject: Subject) -> None:
     for name, pupil in (("the agent it came from", agent), ("an agent that loaded it", learner)):
         finish(_resumed(env), pupil)
         expect_equal(state, kept, f"the state changed as {name} learned on")
+
+
+@CHECKS.add
+@_in_each_world
+def a_copy_goes_on_to_the_same_bits(subject: Subject, settings: dict[str, Any]) -> None:
+    """`copy.deepcopy` of environment and agent together, in the middle of a visit: both go on alike, apart."""
+    env = subject.env(settings)
+    agent = subject.agent(env)
+    env.reset(seed=0)
+    for _ in range(ROUND + 1):
+        env.step(agent)
+    losses = []
+    twin_env, twin = copy.deepcopy((env, agent))
+    for world, learner in ((twin_env, twin), (env, agent)):
+        finish(world, learner)
+        losses.append(torch.from_numpy(world.score.losses))
+    expect_equal(losses[0], losses[1], "a copy goes on to other losses")
+    expect_equal(twin.state_dict(), agent.state_dict(), "a copy ends in another state")
 
 
 def _resumed(env: ContinualEnv) -> ContinualEnv:
