@@ -2,9 +2,8 @@
 
 Permuted digits, 20 tasks of 250 minibatches of 32 each, seen once; an MLP of 64-200-200, or of 64-60-60. Printed are
 accuracies on the whole test split after all tasks: the mean, that of the first five (what was forgotten), that of the
-last five (what could still be learned). Pixels are as the scenario has them, from 0 to 1, or standardised one by one:
-inputs that are never negative move old tasks' units all in one direction, so that AdaHAT forgets more. Run it by
-``python benchmarks/many_tasks.py``; it takes five minutes.
+last five (what could still be learned). Pixels are as the scenario has them, standardised together, or each by itself.
+Run it by ``python benchmarks/many_tasks.py``; it takes five minutes.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class Part(NamedTuple):
 
 PARTS = (
     Part(
-        "64-200-200, pixels standardised",
+        "64-200-200, pixels each by itself",
         200,
         True,
         (
@@ -46,7 +45,7 @@ PARTS = (
         ),
     ),
     Part(
-        "64-200-200, pixels from 0 to 1",
+        "64-200-200, pixels together",
         200,
         False,
         (
@@ -55,7 +54,7 @@ PARTS = (
             *(UPDATE | {"alpha": alpha} for alpha in (0.05, 0.2)),
         ),
     ),
-    Part("64-60-60, pixels from 0 to 1", 60, False, (HAT, UPDATE)),
+    Part("64-60-60, pixels together", 60, False, (HAT, UPDATE)),
 )
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.kernels
+
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "defaults.py"), run_name="defaults")
 
 

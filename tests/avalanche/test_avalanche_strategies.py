@@ -297,3 +297,20 @@ def test_isolation_is_a_function_of_its_place():
         assert torch.equal(torch.rand(3), first)
     with isolated(0, "segment", 4):
         assert not torch.equal(torch.rand(3), first)
+
+
+@pytest.mark.filterwarnings("ignore::clenv.errors.ClenvWarning")
+@pytest.mark.parametrize("name", ["cumulative", "gdumb", "joint"])
+def test_more_tasks_than_examples_in_a_minibatch(make_tasks, name):
+    """Avalanche's task-balanced loader gives each task a share of the minibatch, and died in an AssertionError."""
+    env = clenv.ContinualEnv(
+        make_tasks(6), clenv.Settings(batch_size=4, round_length=2, schedule=(0, 1, 2, 3, 4, 5, 0))
+    )
+    agent = clenv.make_agent(f"avalanche:{name}", env, hidden=(5,))
+    env.reset(seed=0)
+    before = [p.detach().clone() for p in agent.strategy.model.parameters()]
+    while env.timeline.finished is None:
+        env.step(agent)
+    after = list(agent.strategy.model.parameters())
+    assert agent.strategy.train_mb_size == 4
+    assert not all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(before, after, strict=False)) or not before

@@ -23,6 +23,8 @@ from clenv.evaluation.distances import (
 )
 from clenv.rng import torch_generator
 
+pytestmark = pytest.mark.kernels
+
 SEEDS = st.integers(0, 10_000)
 MEASURES = ("jsd", "js_distance", "cosine", "euclidean", "euclidean_raw", "manhattan", "manhattan_raw", "cka")
 

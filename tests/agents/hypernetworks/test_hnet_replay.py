@@ -11,6 +11,8 @@ from clenv.agents.hypernetworks.hnet_replay import distillation
 from clenv.events import Exactness, UnlearnRequest
 from clenv.rng import torch_generator
 
+pytestmark = pytest.mark.kernels
+
 SMALL = {"hidden": (8,), "chunk": 50, "generator_hidden": (6,), "latent": 3, "decoder_hidden": (5,)}
 STEPS = 60
 

@@ -13,6 +13,8 @@ from clenv.agents.masks.hat import HAT
 from clenv.errors import SettingsError
 from clenv.events import Exactness
 
+pytestmark = pytest.mark.kernels
+
 WIDE = {"hidden": (40, 30)}  # more than ten units stay free, so that R_l counts
 
 

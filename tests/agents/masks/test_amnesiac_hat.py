@@ -15,6 +15,8 @@ from clenv.errors import ProtocolError, SettingsError
 from clenv.events import Exactness, Permanence
 from clenv.world.requests import Script, unlearn
 
+pytestmark = pytest.mark.kernels
+
 HARD = {"alpha": 0.0}
 SOFT = {"alpha": 0.1}
 RATE = {"alpha": 0.1, "compensation": "rate"}

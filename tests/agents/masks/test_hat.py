@@ -18,6 +18,8 @@ from clenv.events import Exactness
 from clenv.settings import Settings
 from clenv.world.requests import Script, unlearn
 
+pytestmark = pytest.mark.kernels
+
 
 @pytest.fixture
 def life(make_tasks):

@@ -12,6 +12,8 @@ from clenv.events import Exactness
 from clenv.settings import Settings
 from clenv.world.requests import Script, unlearn
 
+pytestmark = pytest.mark.kernels
+
 SGD = {"optimizer": "sgd", "learning_rate": 0.1, "hidden": (5,)}
 
 

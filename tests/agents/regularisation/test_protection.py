@@ -8,6 +8,8 @@ from clenv.env import ContinualEnv
 from clenv.errors import SettingsError
 from clenv.settings import Settings
 
+pytestmark = pytest.mark.kernels
+
 PROTECTED = ("ewc", "ewc-online", "si", "mas", "lwf")
 WORLDS = {
     "task": {},

@@ -10,6 +10,8 @@ from clenv.agents.rehearsal.der import DER, DERpp
 from clenv.agents.rehearsal.er import ER
 from clenv.errors import SettingsError
 
+pytestmark = pytest.mark.kernels
+
 
 @pytest.mark.parametrize("name", WORLDS)
 def test_without_strength_it_is_plain_training_and_with_any_it_is_not(make_tasks, name):

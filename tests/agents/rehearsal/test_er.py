@@ -15,6 +15,8 @@ from clenv.events import Exactness
 from clenv.settings import Settings
 from clenv.world.requests import Script, unlearn
 
+pytestmark = pytest.mark.kernels
+
 
 @pytest.mark.parametrize("training", TRAINING)
 @pytest.mark.parametrize("name", WORLDS)

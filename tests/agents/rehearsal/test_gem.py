@@ -13,6 +13,8 @@ from clenv.evaluation.leftovers import search
 from clenv.events import Exactness
 from clenv.rng import torch_generator
 
+pytestmark = pytest.mark.kernels
+
 
 def vectors(count, size, seed):
     return torch.randn(count, size, generator=torch_generator(seed, "vectors"))
