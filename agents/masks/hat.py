@@ -12,23 +12,21 @@ be unlearned.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal
 
 import torch
-import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
-from clenv.agent import tensors
-from clenv.agents.networks.backbone import Backbone, initial_affine
-from clenv.agents.networks.learning import Learner, Protection, Training, WriteProtection, set_gradients, told
+from clenv.agents.networks.learning import Protection, Training, WriteProtection, set_gradients, told
 from clenv.errors import SettingsError
-from clenv.events import Exactness, Receipt, UnlearnRequest, VisitEnd
+from clenv.events import Exactness, VisitEnd
 from clenv.fields import NonNegative, Positive
-from clenv.picture import Picture
 from clenv.settings import StreamSpec
+
+from .masked import Record, UnitMasked
 
 Schedule = Literal["hold", "exact", "sawtooth", "constant"]
 Revisit = Literal["refine", "auto", "regrow", "freeze", "freeze_all"]
@@ -36,26 +34,6 @@ Revisit = Literal["refine", "auto", "regrow", "freeze", "freeze_all"]
 _SE_MAX = 50.0  # clamp of s e in the compensation
 _E_MAX = 6.0  # clamp of e
 _CLIP = 10000.0  # norm of all gradients together
-
-
-class Record(TypedDict):
-    """All that HAT keeps of one task; vectors run over the units of all layers, shape ``(N,)``.
-
-    Attributes:
-        e: Embedding.
-        head: Weight and bias of the output head.
-        mask: ``1[e > 0]`` as of the last consolidation, bool; None before the first.
-        ever: Union of the masks of all its visits; differs from ``mask`` only if masks may move.
-        always: Their intersection.
-        steps: Steps over all visits.
-    """
-
-    e: nn.Parameter
-    head: list[nn.Parameter]
-    mask: Tensor | None
-    ever: Tensor | None
-    always: Tensor | None
-    steps: int
 
 
 def tooth(position: int, period: int, schedule: Schedule) -> float:
@@ -95,7 +73,7 @@ def sparsity(used: Tensor) -> Tensor:
     return free / free.sum().clamp(min=1)
 
 
-class HAT(Learner):
+class HAT(UnitMasked):
     """Hard attention to the task.
 
     A task's visit ends, and its mask is fixed (*consolidated*), when the world announces it, else when a step of
@@ -108,16 +86,7 @@ class HAT(Learner):
     remaining tasks may still have been shaped by it: their masks were chosen, and their weights trained, beside it.
     Without the free reset a task writes all weights that are free, and L3 is reached only if no task remains.
 
-    Attributes:
-        weights, biases: Of the backbone.
-        tasks: What is kept of each task, in order of first visit.
-        running: The task of the open segment; None: there is none.
-        annealing: Whether its mask is being learned, rather than fixed.
-        position: Steps of the open segment, as the schedule counts them.
-        snapshot: What was trained, as of the end of the last tooth (``sawtooth``).
-        order: Every task at the places of its first and of its last visit.
-        tainted: Remaining tasks that were trained after a task, unlearned since, was first seen.
-        optimizer: Of the open segment.
+    Attributes: as of `UnitMasked`; ``snapshot`` is what was trained as of the end of the last tooth (``sawtooth``).
     """
 
     @dataclass(frozen=True)
@@ -164,36 +133,10 @@ class HAT(Learner):
                 "round_length of at least 2"
             )
         self._period: int = spec.round_length if hyper.schedule == "exact" else hyper.period
-        self._announced = spec.announce_switches and not spec.label_delay  # visits end before anything else comes
-        self._backbone: Backbone = hyper.build(spec.input_shape)
-        self._backbone.require_units(type(self).__name__)
-        self.weights, self.biases = self._backbone.initial(self.generator("init"), self._device)
-        self._initial = [parameter.detach().clone() for parameter in self._shared]
-        self.tasks: dict[int, Record] = {}
-        self.running: int | None = None
-        self.annealing = False
-        self.position = 0
-        self.snapshot: list[Tensor] | None = None
-        self.order: list[int] = []
-        self.tainted: list[int] = []
-        self.optimizer: torch.optim.Optimizer | None = None
         self._trained: list[nn.Parameter] = []
         self._protection: Protection | None = None
         self._free = torch.empty(0)
         self._s, self._gates = 0.0, torch.empty(0)  # of the last `forward`
-
-    # Masks
-
-    @property
-    def _shared(self) -> list[nn.Parameter]:
-        return [*self.weights, *self.biases]
-
-    def _new(self, task: int) -> Record:
-        """Return what is kept of a task never seen: ``e ~ N(0, 1)``, a fresh head."""
-        e = torch.randn(sum(self._backbone.units), generator=self.generator("embedding", task))
-        shape = (self._spec.output_size, self._backbone.features)
-        head = list(initial_affine(shape, self.generator("head", task), self._device))
-        return Record(e=nn.Parameter(e.to(self._device)), head=head, mask=None, ever=None, always=None, steps=0)
 
     def _anneals(self, record: Record) -> bool:
         """Whether the next visit of a task learns its mask."""
@@ -214,72 +157,6 @@ class HAT(Learner):
         start = scale(tooth(0, self._period, self._hyper.schedule), self._hyper.s_max)
         return torch.sigmoid(start * record["e"])
 
-    def _support(self, mask: Tensor) -> list[Tensor]:
-        """Return, for every shared tensor, which entries a network with this mask reads."""
-        parts = self._backbone.split(mask)
-        return [*self._backbone.weight_values(parts), *parts]
-
-    def _union(self, masks: Iterable[Tensor]) -> list[Tensor]:
-        """Return, for every shared tensor, which entries a network with any of these masks reads."""
-        union = [torch.zeros_like(tensor, dtype=torch.bool) for tensor in self._initial]
-        for mask in masks:
-            for all_of_them, entries in zip(union, self._support(mask), strict=True):
-                all_of_them |= entries
-        return union
-
-    def _masks(self, tasks: Iterable[int]) -> list[Tensor]:
-        """Return which units each of these tasks' outputs depend on now, bool."""
-        return [self._gate(task, self.tasks[task]).detach() > 0 for task in tasks]
-
-    # Answers
-
-    @torch.no_grad()
-    def predict(self, x: Tensor, task: int | None = None) -> Tensor:
-        """Answer inputs with the task's mask as it is now; a task never seen as its first step would."""
-        known = told(task, self)
-        record = self.tasks[known] if known in self.tasks else self._new(known)
-        return self._answer(x, record, self._gate(known, record))
-
-    def _answer(self, x: Tensor, record: Record, gates: Tensor) -> Tensor:
-        masks = self._backbone.split(gates)
-        return F.linear(self._backbone.forward(x, self.weights, self.biases, masks), *record["head"])
-
-    @torch.no_grad()
-    def features(self, x: Tensor, task: int | None = None) -> Tensor:
-        """Return the backbone's output with the task's mask; with all units in use for a task that is not kept."""
-        return self.features_through(x, {} if task is None else self.gate(task))
-
-    @torch.no_grad()
-    def gate(self, task: int) -> Mapping[str, Tensor]:
-        """Return the task's mask as it is now; nothing for a task that is not kept."""
-        return {"mask": self._gate(task, self.tasks[task]).detach().clone()} if task in self.tasks else {}
-
-    @torch.no_grad()
-    def features_through(self, x: Tensor, gate: Mapping[str, Tensor]) -> Tensor:
-        """Return the backbone's output with a mask."""
-        masks = self._backbone.split(gate["mask"]) if gate else None
-        return self._backbone.forward(x, self.weights, self.biases, masks)
-
-    def capacity(self) -> Mapping[str, float]:
-        """Return the share of each layer's units that a finished task uses, and of the weights that one reads."""
-        masks = [record["mask"] for record in self.tasks.values() if record["mask"] is not None]
-        used = self._backbone.split(self._used(masks))
-        shares = {f"units of layer {number}": part.float().mean().item() for number, part in enumerate(used, 1)}
-        read = self._union(masks)
-        shares["weights"] = sum(int(flags.sum()) for flags in read) / sum(flags.numel() for flags in read)
-        return shares
-
-    def pictures(self) -> Mapping[str, Picture]:
-        """Return the masks as they are now, tasks by units, and which share of a row's units a column's task uses."""
-        if not self.tasks:
-            return {}
-        masks = torch.stack([self._gate(*item).detach() for item in self.tasks.items()])
-        layers = [(f"layer {number}", units) for number, units in enumerate(self._backbone.units, 1)]
-        used = (masks > 0.5).to(masks.dtype)
-        overlap = used @ used.T / used.sum(1, keepdim=True).clamp(min=1)
-        rows = [(task, 1) for task in self.tasks]
-        return {"masks": Picture(masks, rows, layers), "overlap": Picture(overlap, rows, rows)}
-
     # A segment: begin, learn, end
 
     def enter(self, task: int | None) -> None:
@@ -294,9 +171,7 @@ class HAT(Learner):
         self.running = known
         self.annealing = self._anneals(record)
         self.position = record["steps"] if self._hyper.revisit == "auto" else 0
-        if self.order.count(known) == 2:
-            del self.order[len(self.order) - 1 - self.order[::-1].index(known)]
-        self.order.append(known)
+        self._visit(known)
         self.rebuild()
 
     def rebuild(self) -> None:
@@ -323,11 +198,6 @@ class HAT(Learner):
             self._free = sparsity(self._used(others))
         if others:
             self._protection = self._protect(others)
-
-    def _used(self, masks: Sequence[Tensor]) -> Tensor:
-        """Return which units any of these masks uses, ``C``, shape ``(N,)``."""
-        none = torch.zeros(sum(self._backbone.units), dtype=torch.bool, device=self._device)
-        return torch.stack([none, *masks]).any(0)
 
     def _protect(self, others: Sequence[Tensor]) -> Protection:
         """Return what protects the other tasks' weights in the open segment, given their masks."""
@@ -402,80 +272,12 @@ class HAT(Learner):
         if self._hyper.free_reset:
             self._reset()
 
-    def _close(self) -> None:
-        self.running, self.annealing, self.position = None, False, 0
-        self.snapshot, self.optimizer = None, None
-        self._prepare()
-
-    @torch.no_grad()
-    def _reset(self) -> None:
-        """Return to its initial value every shared entry that no task's output depends on."""
-        read = self._union(self._masks(self.tasks))
-        for parameter, initial, flags in zip(self._shared, self._initial, read, strict=True):
-            torch.where(flags, parameter, initial, out=parameter)
-
-    # Unlearning
-
-    def unlearn(self, request: UnlearnRequest) -> Receipt:
-        """Drop the tasks, reset what only they used, and free their capacity."""
-        removed = [task for task in request.tasks if task in self.tasks]
-        readers = self._readers(removed)
-        freed = sum(tensor.numel() * tensor.element_size() for task in removed for tensor in tensors(self.tasks[task]))
-        if removed:
-            self._taint(removed)
-            for task in removed:
-                del self.tasks[task]
-            if self.running in removed:
-                self._close()
-            self.order = [task for task in self.order if task not in removed]
-            self.snapshot = None  # it may hold what they wrote
-            self._reset()
-            self._prepare()
-        level, detail = self._level(removed, readers)
-        return Receipt(level, bytes_freed=freed, detail=detail)
-
-    def _level(self, removed: Sequence[int], readers: Sequence[int]) -> tuple[Exactness, str]:
-        """Return the level reached, and why; ``readers`` of what the removed tasks wrote are still there."""
-        del removed
-        if self._untouched():
-            return Exactness.EXACT, "no remaining task was trained since the first of the unlearned tasks came"
-        if not readers:
-            return Exactness.ISOLATED, "no remaining task reads a weight that the tasks wrote"
-        return Exactness.INTERFACE, f"weights that the tasks wrote are still read by tasks {readers}"
-
-    def _untouched(self) -> bool:
-        """Whether no remaining task was trained since the first of the unlearned tasks came, and all is as it was."""
-        # Where visits end unannounced, the last one before the removed task would still be open without it.
-        return not self.tasks or (not self.tainted and self._announced and self._restores)
-
     @property
     def _restores(self) -> bool:
         """Whether what a task leaves behind is what was there before it, if none was trained since."""
         return bool(self._hyper.free_reset)
 
-    def _taint(self, removed: Sequence[int]) -> None:
-        """Note which remaining tasks were trained after the first of the removed ones was first seen."""
-        since = self.order[min(self.order.index(task) for task in removed) :]
-        self.tainted = sorted({*self.tainted, *since} - set(removed))
-
-    def _readers(self, removed: Sequence[int]) -> list[int]:
-        """Return the remaining tasks that read a weight which a removed task may have written.
-
-        A task writes only in the supports of its own masks, or without the free reset anywhere, and not where a task
-        that came before it and is still there protected the entry all along.
-        """
-        readers = set()
-        live = [task for task in self.tasks if task not in removed]
-        supports = dict(zip(live, map(self._support, self._masks(live)), strict=True))
-        seen: list[Tensor] = []
-        for task, record in self.tasks.items():
-            ever, always = record["ever"], record["always"]
-            if task in supports and always is not None:
-                seen.append(always)
-            elif task in removed and ever is not None:
-                reach = self._support(ever if self._hyper.free_reset else torch.ones_like(ever))
-                wrote = [own & ~old for own, old in zip(reach, self._union(seen), strict=True)]
-                for reader, support in supports.items():
-                    if any(bool((a & b).any()) for a, b in zip(wrote, support, strict=True)):
-                        readers.add(reader)
-        return sorted(readers)
+    @property
+    def _confined(self) -> bool:
+        """Whether a task leaves nothing where no mask of its own reads."""
+        return bool(self._hyper.free_reset)

@@ -1,0 +1,266 @@
+"""What learners with a mask of units a task share: what is read and written under masks, and what forgetting leaves.
+
+A task's output depends on the weights between units in its mask, its *support*, and on nothing else. From supports
+follow what is protected, how much is in use, who reads what a removed task wrote, and what returns to its start.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypedDict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clenv.agent import tensors
+from clenv.agents.networks.backbone import Backbone, initial_affine
+from clenv.agents.networks.learning import Learner, told
+from clenv.events import Exactness, Receipt, UnlearnRequest
+from clenv.picture import Picture
+from clenv.settings import StreamSpec
+
+
+class Record(TypedDict):
+    """All that HAT keeps of one task; vectors run over the units of all layers, shape ``(N,)``.
+
+    Attributes:
+        e: Embedding.
+        head: Weight and bias of the output head.
+        mask: ``1[e > 0]`` as of the last consolidation, bool; None before the first.
+        ever: Union of the masks of all its visits; differs from ``mask`` only if masks may move.
+        always: Their intersection.
+        steps: Steps over all visits.
+    """
+
+    e: nn.Parameter
+    head: list[nn.Parameter]
+    mask: Tensor | None
+    ever: Tensor | None
+    always: Tensor | None
+    steps: int
+
+
+class UnitMasked(Learner):
+    """A backbone shared by all tasks, and for each a mask of its units and an output head.
+
+    A subclass says what a task's mask is now (`_gate`), what may train in the open segment (`_prepare`), and whether
+    what no task reads returns to its initial value (`_restores`).
+
+    Attributes:
+        weights, biases: Of the backbone.
+        tasks: What is kept of each task, in order of first visit.
+        running: The task of the open segment; None: there is none.
+        annealing: Whether its mask is being learned, rather than fixed.
+        position: Steps of the open segment, as the schedule counts them.
+        snapshot: What was trained, as of an earlier moment of the segment, if the method goes back to it.
+        order: Every task at the places of its first and of its last visit.
+        tainted: Remaining tasks that were trained after a task, unlearned since, was first seen.
+        optimizer: Of the open segment.
+    """
+
+    unlearning = Exactness.ISOLATED
+    needs_task_labels = "always"
+
+    def __init__(
+        self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
+    ) -> None:
+        super().__init__(spec, seed=seed, device=device, **hyperparameters)
+        self._announced = spec.announce_switches and not spec.label_delay  # visits end before anything else comes
+        self._backbone: Backbone = self._hyper.build(spec.input_shape)
+        self._backbone.require_units(type(self).__name__)
+        self.weights, self.biases = self._backbone.initial(self.generator("init"), self._device)
+        self._initial = [parameter.detach().clone() for parameter in self._shared]
+        self.tasks: dict[int, Record] = {}
+        self.running: int | None = None
+        self.annealing = False
+        self.position = 0
+        self.snapshot: list[Tensor] | None = None
+        self.order: list[int] = []
+        self.tainted: list[int] = []
+        self.optimizer: torch.optim.Optimizer | None = None
+
+    @abstractmethod
+    def _gate(self, task: int | None, record: Record) -> Tensor:
+        """Return a task's mask as it is now, shape ``(N,)``."""
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Derive what may train in the open segment, from the masks of the other tasks."""
+
+    @property
+    @abstractmethod
+    def _restores(self) -> bool:
+        """Whether what a task leaves behind is what was there before it, if none was trained since."""
+
+    @property
+    @abstractmethod
+    def _confined(self) -> bool:
+        """Whether a task leaves nothing where no mask of its own reads."""
+
+    def _new(self, task: int) -> Record:
+        """Return what is kept of a task never seen: ``e ~ N(0, 1)``, a fresh head."""
+        e = torch.randn(sum(self._backbone.units), generator=self.generator("embedding", task))
+        shape = (self._spec.output_size, self._backbone.features)
+        head = list(initial_affine(shape, self.generator("head", task), self._device))
+        return Record(e=nn.Parameter(e.to(self._device)), head=head, mask=None, ever=None, always=None, steps=0)
+
+    def _close(self) -> None:
+        """Let there be no open segment."""
+        self.running, self.annealing, self.position = None, False, 0
+        self.snapshot, self.optimizer = None, None
+        self._prepare()
+
+    def _visit(self, task: int) -> None:
+        """Note that a task is visited."""
+        if self.order.count(task) == 2:
+            del self.order[len(self.order) - 1 - self.order[::-1].index(task)]
+        self.order.append(task)
+
+    # What is read under masks
+
+    @property
+    def _shared(self) -> list[nn.Parameter]:
+        return [*self.weights, *self.biases]
+
+    def _support(self, mask: Tensor) -> list[Tensor]:
+        """Return, for every shared tensor, which entries a network with this mask reads."""
+        parts = self._backbone.split(mask)
+        return [*self._backbone.weight_values(parts), *parts]
+
+    def _union(self, masks: Iterable[Tensor]) -> list[Tensor]:
+        """Return, for every shared tensor, which entries a network with any of these masks reads."""
+        union = [torch.zeros_like(tensor, dtype=torch.bool) for tensor in self._initial]
+        for mask in masks:
+            for all_of_them, entries in zip(union, self._support(mask), strict=True):
+                all_of_them |= entries
+        return union
+
+    def _masks(self, tasks: Iterable[int]) -> list[Tensor]:
+        """Return which units each of these tasks' outputs depend on now, bool."""
+        return [self._gate(task, self.tasks[task]).detach() > 0 for task in tasks]
+
+    def _used(self, masks: Sequence[Tensor]) -> Tensor:
+        """Return which units any of these masks uses, ``C``, shape ``(N,)``."""
+        none = torch.zeros(sum(self._backbone.units), dtype=torch.bool, device=self._device)
+        return torch.stack([none, *masks]).any(0)
+
+    # Answers
+
+    @torch.no_grad()
+    def predict(self, x: Tensor, task: int | None = None) -> Tensor:
+        """Answer inputs with the task's mask as it is now; a task never seen as its first step would."""
+        known = told(task, self)
+        record = self.tasks[known] if known in self.tasks else self._new(known)
+        return self._answer(x, record, self._gate(known, record))
+
+    def _answer(self, x: Tensor, record: Record, gates: Tensor) -> Tensor:
+        masks = self._backbone.split(gates)
+        return F.linear(self._backbone.forward(x, self.weights, self.biases, masks), *record["head"])
+
+    @torch.no_grad()
+    def features(self, x: Tensor, task: int | None = None) -> Tensor:
+        """Return the backbone's output with the task's mask; with all units in use for a task that is not kept."""
+        return self.features_through(x, {} if task is None else self.gate(task))
+
+    @torch.no_grad()
+    def gate(self, task: int) -> Mapping[str, Tensor]:
+        """Return the task's mask as it is now; nothing for a task that is not kept."""
+        return {"mask": self._gate(task, self.tasks[task]).detach().clone()} if task in self.tasks else {}
+
+    @torch.no_grad()
+    def features_through(self, x: Tensor, gate: Mapping[str, Tensor]) -> Tensor:
+        """Return the backbone's output with a mask."""
+        masks = self._backbone.split(gate["mask"]) if gate else None
+        return self._backbone.forward(x, self.weights, self.biases, masks)
+
+    def capacity(self) -> Mapping[str, float]:
+        """Return the share of each layer's units that a finished task uses, and of the weights that one reads."""
+        masks = [record["mask"] for record in self.tasks.values() if record["mask"] is not None]
+        used = self._backbone.split(self._used(masks))
+        shares = {f"units of layer {number}": part.float().mean().item() for number, part in enumerate(used, 1)}
+        read = self._union(masks)
+        shares["weights"] = sum(int(flags.sum()) for flags in read) / sum(flags.numel() for flags in read)
+        return shares
+
+    def pictures(self) -> Mapping[str, Picture]:
+        """Return the masks as they are now, tasks by units, and which share of a row's units a column's task uses."""
+        if not self.tasks:
+            return {}
+        masks = torch.stack([self._gate(*item).detach() for item in self.tasks.items()])
+        layers = [(f"layer {number}", units) for number, units in enumerate(self._backbone.units, 1)]
+        used = (masks > 0.5).to(masks.dtype)
+        overlap = used @ used.T / used.sum(1, keepdim=True).clamp(min=1)
+        rows = [(task, 1) for task in self.tasks]
+        return {"masks": Picture(masks, rows, layers), "overlap": Picture(overlap, rows, rows)}
+
+    # What no task reads
+
+    @torch.no_grad()
+    def _reset(self) -> None:
+        """Return to its initial value every shared entry that no task's output depends on."""
+        read = self._union(self._masks(self.tasks))
+        for parameter, initial, flags in zip(self._shared, self._initial, read, strict=True):
+            torch.where(flags, parameter, initial, out=parameter)
+
+    # Unlearning
+
+    def unlearn(self, request: UnlearnRequest) -> Receipt:
+        """Drop the tasks, reset what only they used, and free their capacity."""
+        removed = [task for task in request.tasks if task in self.tasks]
+        readers = self._readers(removed)
+        freed = sum(tensor.numel() * tensor.element_size() for task in removed for tensor in tensors(self.tasks[task]))
+        if removed:
+            self._taint(removed)
+            for task in removed:
+                del self.tasks[task]
+            if self.running in removed:
+                self._close()
+            self.order = [task for task in self.order if task not in removed]
+            self.snapshot = None  # it may hold what they wrote
+            self._reset()
+            self._prepare()
+        level, detail = self._level(removed, readers)
+        return Receipt(level, bytes_freed=freed, detail=detail)
+
+    def _level(self, removed: Sequence[int], readers: Sequence[int]) -> tuple[Exactness, str]:
+        """Return the level reached, and why; ``readers`` of what the removed tasks wrote are still there."""
+        del removed
+        if self._untouched():
+            return Exactness.EXACT, "no remaining task was trained since the first of the unlearned tasks came"
+        if not readers:
+            return Exactness.ISOLATED, "no remaining task reads a weight that the tasks wrote"
+        return Exactness.INTERFACE, f"weights that the tasks wrote are still read by tasks {readers}"
+
+    def _untouched(self) -> bool:
+        """Whether no remaining task was trained since the first of the unlearned tasks came, and all is as it was."""
+        # Where visits end unannounced, the last one before the removed task would still be open without it.
+        return not self.tasks or (not self.tainted and self._announced and self._restores)
+
+    def _taint(self, removed: Sequence[int]) -> None:
+        """Note which remaining tasks were trained after the first of the removed ones was first seen."""
+        since = self.order[min(self.order.index(task) for task in removed) :]
+        self.tainted = sorted({*self.tainted, *since} - set(removed))
+
+    def _readers(self, removed: Sequence[int]) -> list[int]:
+        """Return the remaining tasks that read a weight which a removed task may have written.
+
+        A task writes only in the supports of its own masks, or without the free reset anywhere, and not where a task
+        that came before it and is still there protected the entry all along.
+        """
+        readers = set()
+        live = [task for task in self.tasks if task not in removed]
+        supports = dict(zip(live, map(self._support, self._masks(live)), strict=True))
+        seen: list[Tensor] = []
+        for task, record in self.tasks.items():
+            ever, always = record["ever"], record["always"]
+            if task in supports and always is not None:
+                seen.append(always)
+            elif task in removed and ever is not None:
+                reach = self._support(ever if self._confined else torch.ones_like(ever))
+                wrote = [own & ~old for own, old in zip(reach, self._union(seen), strict=True)]
+                for reader, support in supports.items():
+                    if any(bool((a & b).any()) for a, b in zip(wrote, support, strict=True)):
+                        readers.add(reader)
+        return sorted(readers)
