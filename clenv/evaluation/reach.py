@@ -21,6 +21,7 @@ def hidden_tensors(agent: Agent) -> dict[str, Tensor]:
     found: dict[int, tuple[str, Tensor]] = {}
     public: set[int] = set()
     met: set[int] = set()
+    nodes: set[object] = set()  # of graphs
     ahead: list[tuple[str, object, bool]] = [("", vars(agent), False)]
     while ahead:
         path, value, private = ahead.pop()
@@ -31,7 +32,7 @@ def hidden_tensors(agent: Agent) -> dict[str, Tensor]:
                 found.setdefault(value.data_ptr(), (path, value))
             else:
                 public.add(value.data_ptr())
-            ahead += [(f"{path}.graph", saved, True) for saved in _saved(value)]
+            ahead += [(f"{path}.graph", saved, True) for saved in _saved(value, nodes)]
             continue
         if id(value) in met:
             continue
@@ -44,9 +45,14 @@ def hidden_tensors(agent: Agent) -> dict[str, Tensor]:
     }
 
 
-def _saved(tensor: Tensor) -> Iterator[Tensor]:
-    """Yield the tensors that a tensor's graph saved for the backward pass; none once that freed them."""
-    ahead, met = [tensor.grad_fn], set()
+def _saved(tensor: Tensor, met: set[object]) -> Iterator[Tensor]:
+    """Yield the tensors that a tensor's graph saved for the backward pass; none once that freed them.
+
+    Args:
+        tensor: The tensor.
+        met: Nodes of graphs seen so far, each of which is looked at once.
+    """
+    ahead = [tensor.grad_fn]
     while ahead:
         node = ahead.pop()
         if node is None or node in met:

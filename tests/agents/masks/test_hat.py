@@ -542,7 +542,10 @@ def test_permuted_digits():
         )
         env.reset(seed=seed)
         agent = clenv.make_agent("hat", env, seed=seed, hidden=(200, 200))
-        play(env, agent)
+        while env.timeline.finished is None:
+            env.step(agent)
+            if env.timeline.played == 0:
+                env.evaluate(agent, examples=None)
         accuracies.append(env.evaluate(agent, examples=None).average_accuracy)
         assert agent.capacity()["units of layer 1"] < 0.95  # masks are learned, not taken as drawn
         assert env.score.retention.forgetting == 0
