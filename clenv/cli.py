@@ -7,15 +7,13 @@ arguments of `clenv.run` and of the scenario's factory.
 from __future__ import annotations
 
 import inspect
-import json
 import os
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
 import gymnasium
 import tyro
@@ -23,7 +21,7 @@ import tyro
 from clenv.agent import Agent, NoHyperparameters
 from clenv.arithmetic import Arithmetic, use
 from clenv.errors import CheckpointError, ClenvError, ClenvWarning, SettingsError, UnknownNameError
-from clenv.fields import bounds, hints
+from clenv.options import KINDS, changes, keeping, outspoken, shaped, word
 from clenv.registry import (
     agent_class,
     agent_names,
@@ -38,16 +36,10 @@ from clenv.running.folder import read
 from clenv.running.run import Records, resume, run
 from clenv.running.table import table
 from clenv.settings import Settings
-from clenv.task import Task
 from clenv.world.requests import Requests, requests_to_plain
 
 _FOLDER = "runs/{scenario}-{agent}-{seed}"
 _LONG = 10.0  # seconds of a run from which on a second process for its audit is worth its start
-_KINDS = tyro.constructors.ConstructorRegistry()
-
-
-class _RefusedError(ClenvError):
-    """Options were read, but what they set refuses their values."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -75,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             app.command(name=name)(command)
         app.command(name="run")(_run_command(words))
         code = app.cli(
-            prog="clenv", description="A world of tasks that return and are unlearned.", args=words, registry=_KINDS
+            prog="clenv", description="A world of tasks that return and are unlearned.", args=words, registry=KINDS
         )
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of the output left, as `head` does: nothing more can be said
@@ -157,26 +149,26 @@ def _run_command(words: Sequence[str]) -> Callable[..., int]:
     spec = scenario_spec(words[1]) if named else None
     registered = {} if spec is None else spec.kwargs
     settings = Settings().updated(**{k: v for k, v in registered.items() if k in Settings.names()})
-    outspoken = _outspoken(Settings)
+    stream_options = outspoken(Settings)
     options: dict[str, Any] = {
-        "env_id": _word("SCENARIO", "Id of a scenario, or module:id."),
-        "name": _word("AGENT", "Name of an agent, or module:Class."),
+        "env_id": word("SCENARIO", "Id of a scenario, or module:id."),
+        "name": word("AGENT", "Name of an agent, or module:Class."),
         "run": Annotated[Any, tyro.conf.arg(constructor=_run_options()), tyro.conf.OmitArgPrefixes],
         "arithmetic": Annotated[
             Arithmetic,
             tyro.conf.arg(help="Kernels that this processor likes best, or those with the same bits on all x86-64."),
         ],
-        "stream": Annotated[outspoken, tyro.conf.OmitArgPrefixes],
+        "stream": Annotated[stream_options, tyro.conf.OmitArgPrefixes],
     }
-    defaults: dict[str, Any] = {"arithmetic": "fast", "stream": outspoken(**vars(settings))}
+    defaults: dict[str, Any] = {"arithmetic": "fast", "stream": stream_options(**vars(settings))}
     if spec is not None:
         cls = _agent_class(words[2])
         factory = scenario_factory(words[1])
         if factory_arguments(factory):
-            made = _keeping(factory, defaults=registered)
+            made = keeping(factory, defaults=registered)
             options["scenario"] = Annotated[Any, tyro.conf.arg(constructor=made)]
         if cls.Hyperparameters is not NoHyperparameters:
-            hyperparameters = _outspoken(cls.Hyperparameters)
+            hyperparameters = outspoken(cls.Hyperparameters)
             options["learner"] = Annotated[hyperparameters, tyro.conf.arg(name="agent")]
             defaults["learner"] = hyperparameters()
 
@@ -184,43 +176,15 @@ def _run_command(words: Sequence[str]) -> Callable[..., int]:
         if spec is None:
             raise SettingsError("the names come first: clenv run SCENARIO AGENT [options]")
         use(arithmetic)
-        overrides = {**_changes(stream, settings), **chosen.get("scenario", {})}
-        hyperparameters = {} if learner is None else _changes(learner, type(learner)())
+        overrides = {**changes(stream, settings), **chosen.get("scenario", {})}
+        hyperparameters = {} if learner is None else changes(learner, type(learner)())
         return _run(env_id, chosen["name"], overrides, hyperparameters, **chosen["run"])
 
     command.__doc__ = (
         "Run an agent through a scenario's stream, from its beginning. With both names given, --help shows the "
         "options of both."
     )
-    return _shaped(command, options, defaults)
-
-
-def _outspoken(cls: type[Any]) -> type[Any]:
-    """Return the dataclass with its own errors, not those a parser makes of every ValueError; help shows its ranges."""
-
-    def init(self: Any, **values: Any) -> None:
-        try:
-            cls.__init__(self, **values)
-        except ValueError as error:
-            raise _RefusedError(str(error)) from error
-
-    shown = {name: _ranged(hint) for name, hint in hints(cls).items()}
-    own = {"__init__": init, "__doc__": cls.__doc__, "__module__": cls.__module__, "__annotations__": shown}
-    return type(cls.__name__, (cls,), own)
-
-
-def _ranged(hint: Any) -> Any:
-    """Return an annotation whose range the help shows in the place of the value."""
-    for option in (hint, *get_args(hint)):
-        kind = {int: "INT", float: "FLOAT"}.get(get_args(option)[0]) if get_origin(option) is Annotated else None
-        if kind is not None:
-            absent = "None|" if type(None) in get_args(hint) else ""
-            return Annotated[hint, tyro.conf.arg(metavar=f"{absent}{kind} {bounds(option)}")]
-    return hint
-
-
-def _word(metavar: str, text: str) -> Any:
-    return Annotated[str, tyro.conf.arg(metavar=metavar, help=text), tyro.conf.Positional]
+    return shaped(command, options, defaults)
 
 
 def _agent_class(name: str) -> type[Agent]:
@@ -230,49 +194,9 @@ def _agent_class(name: str) -> type[Agent]:
         raise UnknownNameError(str(error)) from error
 
 
-def _changes(chosen: Any, default: Any) -> dict[str, Any]:
-    names = [item.name for item in fields(chosen)]
-    return {name: getattr(chosen, name) for name in names if getattr(chosen, name) != getattr(default, name)}
-
-
 def _run_options() -> Callable[..., dict[str, Any]]:
     folder = Annotated[str, tyro.conf.arg(help="Where the run is kept, a new or empty folder.")]
-    return _keeping(run, without=("env", "agent"), defaults={"folder": _FOLDER}, types={"folder": folder})
-
-
-def _keeping(
-    function: Callable[..., Any],
-    *,
-    without: Sequence[str] = (),
-    defaults: Mapping[str, Any] | None = None,
-    types: Mapping[str, Any] | None = None,
-) -> Callable[..., dict[str, Any]]:
-    """Return a function that looks like ``function`` to the command line, but only returns its arguments."""
-
-    def keep(**arguments: Any) -> dict[str, Any]:
-        return arguments
-
-    keep.__name__, keep.__doc__ = function.__name__, function.__doc__
-    given = {name: p.default for name, p in inspect.signature(function).parameters.items() if name not in without}
-    kinds = {**get_type_hints(function, include_extras=True), **(types or {})}
-    return _shaped(keep, {name: _ranged(kinds[name]) for name in given}, {**given, **(defaults or {})})
-
-
-def _shaped(function: Callable[..., Any], types: Mapping[str, Any], defaults: Mapping[str, Any]) -> Callable[..., Any]:
-    """Give a function a signature for the command line to read."""
-    function.__annotations__ = dict(types)
-    function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # a documented attribute of functions
-        [
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=defaults.get(name, inspect.Parameter.empty),
-                annotation=kind,
-            )
-            for name, kind in types.items()
-        ]
-    )
-    return function
+    return keeping(run, without=("env", "agent"), defaults={"folder": _FOLDER}, types={"folder": folder})
 
 
 def _run(
@@ -503,62 +427,3 @@ def _bench(
         arithmetic=arithmetic,
         options=engine_options,
     )
-
-
-# Options that have no plain type
-
-
-@_KINDS.primitive_rule
-def _special(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
-    """Read a request policy, and the scenario that out-of-distribution tasks come from."""
-    if info.type == Requests | None:
-        return tyro.constructors.PrimitiveConstructorSpec(
-            nargs="*",
-            metavar="None|POLICY [FIELD=VALUE ...]|FILE.json",
-            instance_from_str=_requests,
-            is_instance=lambda value: value is None or isinstance(value, Requests),
-            str_from_instance=_requests_words,
-        )
-    if info.type == str | tuple[Task, ...]:
-        return tyro.constructors.PrimitiveConstructorSpec(
-            nargs=1,
-            metavar="SCENARIO",
-            instance_from_str=lambda words: words[0],
-            is_instance=lambda value: isinstance(value, str | tuple),
-            str_from_instance=lambda value: [value] if isinstance(value, str) else [],
-        )
-    return None
-
-
-def _requests(words: list[str]) -> Requests | None:
-    """Read ``POLICY field=value ...``, or a file that holds a policy as JSON.
-
-    Raises:
-        SettingsError: The words make no policy.
-        UnknownNameError: There is no such policy.
-    """
-    if words in ([], ["None"]):
-        return None
-    try:
-        if words[0].endswith(".json"):
-            return Requests.from_plain(json.loads(Path(words[0]).read_text()))
-        values = dict(word.split("=", 1) for word in words[1:])
-        return Requests.from_plain({"policy": words[0], **{name: _value(text) for name, text in values.items()}})
-    except UnknownNameError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise SettingsError(f"requests {' '.join(words)}: {error}") from error
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _requests_words(policy: Requests | None) -> list[str]:
-    plain = requests_to_plain(policy)
-    if plain is None:
-        return ["None"]
-    return [plain.pop("policy"), *(f"{name}={json.dumps(value)}" for name, value in plain.items())]
