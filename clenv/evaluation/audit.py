@@ -14,8 +14,9 @@ from clenv.agent import Agent
 from clenv.arithmetic import agree
 from clenv.env import ContinualEnv
 from clenv.errors import ClenvError, ClenvWarning, SettingsError
+from clenv.evaluation.case import Evidence
 from clenv.evaluation.counterfactual import Counterfactual, MakeAgent, Trainer
-from clenv.evaluation.hearing import Evidence, Hearing
+from clenv.evaluation.hearing import Hearing
 from clenv.evaluation.masks import FeatureMask
 from clenv.evaluation.replay import Removal, Replay, gone_by, removals
 from clenv.evaluation.verdict import Audit

@@ -18,6 +18,8 @@ from torch import Tensor
 
 Kind = Literal["exact", "cast", "scaled", "near", "named", "new"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+EXAMPLES: tuple[Kind, ...] = ("exact", "cast", "scaled", "near")
+"""Kinds of findings that are data."""
 
 NEAR = 0.99
 """Correlation from which a stored vector counts as a copy of an example: noise of up to 14 % of its deviation."""
