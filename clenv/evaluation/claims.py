@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from clenv.evaluation.attacks import Attacks
-from clenv.evaluation.leftovers import EXAMPLES, Finding, find_examples, search
+from clenv.evaluation.leftovers import EXAMPLE_KINDS, Finding, find_examples, search
 from clenv.evaluation.levels import EXAMPLES, changed_tasks, readers, wrong_on_purpose
 from clenv.evaluation.replay import PROBES, Removal, answers
 from clenv.events import Exactness
@@ -57,7 +57,7 @@ class Claims(Attacks):
     def _not_interface(self) -> list[str]:
         """Return what says that the removed tasks can be queried, or their data read."""
         evidence, found = self._evidence, []
-        kept = [finding for finding in self._leftovers if finding.kind in EXAMPLES and not _moments(finding)]
+        kept = [finding for finding in self._leftovers if finding.kind in EXAMPLE_KINDS and not _moments(finding)]
         if kept:
             found.append(f"{sum(f.count for f in kept)} copies of removed examples are kept, e.g. in {kept[0].path}")
         live = evidence.main["answers"]
@@ -95,7 +95,7 @@ class Claims(Attacks):
             )
             if reading:
                 found.append(f"not isolated: {self._names(reading)} read what the removed visits wrote")
-        if kept := [finding.path for finding in self._leftovers if finding.kind not in EXAMPLES]:
+        if kept := [finding.path for finding in self._leftovers if finding.kind not in EXAMPLE_KINDS]:
             found.append(f"not isolated: the state holds {kept[0]}, which a run without the task lacks")
         return found
 

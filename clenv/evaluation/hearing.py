@@ -6,7 +6,7 @@ from clenv.evaluation.case import mean_of
 from clenv.evaluation.claims import Claims
 from clenv.evaluation.costs import Costs
 from clenv.evaluation.distances_of import Distances
-from clenv.evaluation.leftovers import EXAMPLES
+from clenv.evaluation.leftovers import EXAMPLE_KINDS
 from clenv.evaluation.levels import better, worse
 from clenv.evaluation.verdict import Verdict
 
@@ -53,8 +53,8 @@ class Hearing(Claims, Distances, Costs):
 
     def _leaks(self) -> list[str]:
         """Return what gives away that a removed task was once known."""
-        examples = [finding for finding in self._leftovers if finding.kind in EXAMPLES]
-        entries = [finding for finding in self._leftovers if finding.kind not in EXAMPLES]
+        examples = [finding for finding in self._leftovers if finding.kind in EXAMPLE_KINDS]
+        entries = [finding for finding in self._leftovers if finding.kind not in EXAMPLE_KINDS]
         found = [f"{f.count} examples are found in {f.path} ({f.kind})" for f in examples]
         if entries:
             found.append(f"{len(entries)} entries of the state are in no run without the task, e.g. {entries[0].path}")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 Kind = Literal["exact", "cast", "scaled", "near", "named", "new"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-EXAMPLES: tuple[Kind, ...] = ("exact", "cast", "scaled", "near")
+EXAMPLE_KINDS: tuple[Kind, ...] = ("exact", "cast", "scaled", "near")
 """Kinds of findings that are data."""
 
 NEAR = 0.99
