@@ -12,5 +12,6 @@ from pathlib import Path
 from clenv.bench.gather import gather
 from clenv.bench.published import publish
 
-name = sys.argv[1]
-print(publish(name, gather(Path("runs") / name).runs))
+if __name__ == "__main__":
+    name = sys.argv[1]
+    print(publish(name, gather(Path("runs") / name).runs))

@@ -118,8 +118,7 @@ def _tensor(values: Any, dtype: torch.dtype | None, what: str, *, copy: bool) ->
         kind = "a single number" if given.dim() == 0 else f"{given.layout} {given.dtype}"
         raise DataError(f"the {what} are {kind}: expected a dense array of real numbers, an example a row")
     made = given.to(dtype or (torch.float32 if given.is_floating_point() else torch.int64))
-    shared = made.untyped_storage().data_ptr() == given.untyped_storage().data_ptr()
-    return made.clone() if copy and shared else made
+    return made.clone() if copy and made is given else made  # another type is a copy already
 
 
 def _array(values: Any, what: str) -> NDArray[Any]:

@@ -177,15 +177,6 @@ def test_a_task_counts_once_as_of_its_last_visit(make_tasks, options):
         torch.testing.assert_close(omega, sum(summand[0][-1][number] for summand in agent.summands.values()))
 
 
-def test_the_pull_does_not_grow_with_returns(make_tasks):
-    largest = []
-    for rounds in (10, 20):
-        env = world(make_tasks(2), paradigm="domain", schedule=(0, 1) * rounds)
-        agent = finish(env, clenv.make_agent("ewc", env, strength=30.0, **SGD))
-        largest.append(max(v.max().item() for v in agent.omega[-1]))
-    assert largest[1] < 1.5 * largest[0]  # twice as much with a summand a visit
-
-
 def test_where_tasks_are_hidden_every_segment_counts(make_tasks):
     env = world(make_tasks(2), paradigm="domain", task_labels="hidden", schedule=(0, 1, 0))
     agent = clenv.make_agent("ewc", env, strength=30.0, **SGD)
