@@ -3,7 +3,8 @@
 Three libraries choose kernels by the processor: PyTorch its own element-wise ones, oneMKL matrix products, oneDNN
 convolutions. Each reads a variable of the environment when it computes for the first time, and can so be told to take
 the ones that are the same everywhere. With them, one thread and one version of torch, a run has the same bits on every
-x86-64 machine; learning amplifies what else are differences in the last digit.
+x86-64 machine; learning amplifies what else are differences in the last digit. What no variable reaches, agents do not
+use: see `square_root`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from clenv.errors import CheckpointError, ClenvWarning, SettingsError
 
@@ -94,6 +96,15 @@ def _probe() -> str:
     images, kernels = values[: 8 * 3 * 32 * 32].view(8, 3, 32, 32), values[: 16 * 27].view(16, 3, 3, 3)
     bits = (a @ b).numpy().tobytes() + F.conv2d(images, kernels).numpy().tobytes()
     return hashlib.sha256(bits).hexdigest()[:12]
+
+
+def square_root(x: Tensor) -> Tensor:
+    """Return the square root, with the same bits on every processor under portable arithmetic.
+
+    `torch.sqrt` has oneMKL's vector mathematics compute it, whose kernels no variable chooses; ``asin``, ``acos``,
+    ``atan`` and ``cdist`` likewise. `torch.rsqrt` is PyTorch's own.
+    """
+    return x.rsqrt().reciprocal()
 
 
 def computing() -> dict[str, Any]:

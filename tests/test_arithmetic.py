@@ -1,5 +1,6 @@
 """Portable arithmetic: golden bits, runs that are verified, and what is refused. Each in a process of its own."""
 
+import ast
 import json
 import os
 import shutil
@@ -8,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import clenv
-from clenv.arithmetic import VARIABLES, agree, arithmetic, computing
+from clenv.arithmetic import VARIABLES, agree, arithmetic, computing, square_root
 from clenv.errors import CheckpointError
 
 ROOT = Path(__file__).parent.parent
@@ -20,10 +22,11 @@ FOREIGN = pytest.mark.skipif(
 GOLDEN = {  # of `PLAY`; a change is explained in CHANGELOG.md, and printed by `python tests/test_arithmetic.py`
     "finetune": "61a6b9a0c1195393",
     "hat": "e8c7337380381c4e",
-    "ewc": "f797db3f94d84fdb",
+    "ewc": "ee4630277dce0cb4",
     "er": "bb1f814259454287",
-    "hnet": "fdb05968ba4f661e",
+    "hnet": "31aa6c4f0c8ebbb9",
     "c-maml": "ee82097a87b33bf4",
+    "meta-mask": "47dd98f9544fbcfb",
     "retrain": "61a6b9a0c1195393",
 }
 PLAY = """
@@ -60,11 +63,35 @@ def played(*names):
 
 @FOREIGN
 def test_the_golden_bits():
-    import torch
-
     if str(torch.__version__).split("+")[0] != "2.13.0":
         pytest.skip("the golden bits are those of torch 2.13.0")
     assert played(*GOLDEN) == GOLDEN, "bits have changed: explain it in CHANGELOG.md"
+
+
+FORBIDDEN = {"sqrt", "asin", "acos", "atan", "arcsin", "arccos", "arctan", "cdist"}
+"""Functions of torch that oneMKL's vector mathematics computes, as this processor likes."""
+
+
+def test_agents_compute_with_nothing_that_depends_on_the_processor():
+    found = [
+        f"{file.relative_to(ROOT)}:{node.lineno}: {node.attr}"
+        for file in sorted((ROOT / "agents").rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute)
+        and node.attr.removeprefix("_foreach_").rstrip("_") in FORBIDDEN
+        and not (isinstance(node.value, ast.Name) and node.value.id in {"math", "np"})
+    ]
+    assert not found, "use clenv.arithmetic.square_root"
+
+
+def test_the_square_root():
+    x = torch.rand(1000, generator=torch.Generator().manual_seed(0)) * 100
+    assert (square_root(x).double() / x.double().sqrt() - 1).abs().max() < 2e-7  # two roundings
+    assert square_root(torch.zeros(1)) == 0
+    value = torch.tensor(4.0, requires_grad=True)
+    (slope,) = torch.autograd.grad(square_root(value), value, create_graph=True)
+    assert slope.item() == pytest.approx(0.25)
+    assert torch.autograd.grad(slope, value)[0].item() == pytest.approx(-1 / 32)
 
 
 @FOREIGN
@@ -75,8 +102,6 @@ def test_too_late_is_said():
 
 
 def _has_more_kernels():
-    import torch
-
     return torch.backends.cpu.get_cpu_capability() != "DEFAULT"
 
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from clenv.agent import tensors
 from clenv.agents.networks.learning import Learner, Training, set_gradients, told
+from clenv.arithmetic import square_root
 from clenv.events import Exactness, Receipt, UnlearnRequest, VisitEnd
 from clenv.fields import Count, NonNegative
 from clenv.picture import Band, Picture
@@ -278,7 +279,7 @@ class HNET(Learner):
         targets = torch.stack([target for task in tasks if (target := self.slots[task]["target"]) is not None])
         squares = (self._hypernetwork.weights(ahead, e) - targets).square().sum(1)
         R = self._hyper.beta * squares.mean()
-        drift = (squares.detach().sqrt() / targets.norm(dim=1)).mean()
+        drift = (square_root(squares.detach()) / targets.norm(dim=1)).mean()
         return R.item(), torch.autograd.grad(R, ahead), drift.item()
 
     def on_visit_end(self, event: VisitEnd) -> None:

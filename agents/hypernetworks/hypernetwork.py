@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clenv.agents.networks.backbone import Backbone, initial_affine
+from clenv.arithmetic import square_root
 
 Activation = Literal["relu", "elu", "sigmoid"]
 Init = Literal["kaiming", "xavier", "hyperfan"]
@@ -191,7 +192,7 @@ class Hypernetwork:
         """
         d_e, d_c = self.embedding, self.chunk_embedding
         own = ((d_e + d_c) * self._chunk_variances - d_e * self.embedding_variance) / d_c
-        return own.sqrt()[:, None]
+        return square_root(own)[:, None]
 
     def weights(self, theta: Sequence[Tensor], e: Tensor) -> Tensor:
         """Return ``h(e_k; Theta)`` for several tasks in one pass.

@@ -54,7 +54,8 @@ def _adam(group: dict[str, Any], states: list[dict[str, Tensor]], g: list[Tensor
     if states[0]:
         torch._foreach_add_(m, [state["exp_avg"] for state in states], alpha=beta1)
         torch._foreach_add_(v, [state["exp_avg_sq"] for state in states], alpha=beta2)
-    torch._foreach_sqrt_(v)
+    torch._foreach_rsqrt_(v)  # as `square_root` does
+    torch._foreach_reciprocal_(v)
     torch._foreach_div_(v, math.sqrt(1 - math.pow(beta2, n)))
     torch._foreach_add_(v, eps)
     torch._foreach_div_(m, v)

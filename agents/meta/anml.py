@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from clenv.agent import Agent, Outcome
 from clenv.agents.networks.backbone import Architecture
-from clenv.agents.networks.learning import Learner, distance, set_gradients
+from clenv.agents.networks.learning import Learner, adam, distance, set_gradients
 from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.fields import Count, Positive, Whole
 from clenv.settings import StreamSpec
@@ -127,7 +127,7 @@ class ANML(Learner):
         self._pass: Pass | None = None
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam([*self.phi.values(), *self.start], lr=self._hyper.meta_rate)
+        return adam([*self.phi.values(), *self.start], self._hyper.meta_rate)
 
     def rebuild(self) -> None:
         """Make the optimiser anew, if meta-training is not over."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from clenv.agents.networks.backbone import Architecture, Backbone
 from clenv.agents.networks.learning import loss_of
+from clenv.arithmetic import square_root
 
 Phi = dict[str, Tensor]
 Theta = tuple[Tensor, ...]
@@ -205,7 +206,7 @@ def glorot(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 def _scaled(v: Tensor) -> tuple[Tensor, Tensor]:
     """Return values divided by their norm over units, and the norm; shape ``(B, N)`` each."""
-    norm = (v.square().sum(-1, keepdim=True) + _NORM_EPS).sqrt()
+    norm = square_root(v.square().sum(-1, keepdim=True) + _NORM_EPS)
     return v / norm, norm.expand_as(v)
 
 
@@ -441,6 +442,6 @@ class InnerLearner(NamedTuple):
 
 def clip(gradients: Phi, largest: float) -> Phi:
     """Scale gradients down to a total norm of at most ``largest``."""
-    norm = torch.stack([gradient.square().sum() for gradient in gradients.values()]).sum().sqrt()
+    norm = square_root(torch.stack([gradient.square().sum() for gradient in gradients.values()]).sum())
     factor = (largest / (norm + _NORM_EPS)).clamp(max=1.0)
     return {name: gradient * factor for name, gradient in gradients.items()}

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from clenv.agent import Outcome, tensors
 from clenv.agents.networks.backbone import Architecture
-from clenv.agents.networks.learning import Learner
+from clenv.agents.networks.learning import Learner, adam, set_gradients
 from clenv.errors import CapabilityError, SettingsError
 from clenv.events import Exactness, Receipt, UnlearnRequest, VisitBegin
 from clenv.fields import Count, Positive
@@ -144,7 +144,7 @@ class MetaMask(Learner):
         """Make the optimiser over the parameters of the mask network, if it has any."""
         self.history = [Record(*record) for record in vars(self).get("history", ())]
         if self.phi:
-            self.optimizer = torch.optim.Adam(self.phi.values(), lr=self._hyper.meta_rate)
+            self.optimizer = adam(self.phi.values(), self._hyper.meta_rate)
 
     # Answers
 
@@ -228,8 +228,8 @@ class MetaMask(Learner):
             [(x, y) for _, x, y, _ in self.window],
             [outputs for *_, outputs in self.window],
         )
-        for name, gradient in clip(gradients, _CLIP).items():
-            self.phi[name].grad = gradient
+        clipped = clip(gradients, _CLIP)
+        set_gradients(list(self.phi.values()), [clipped[name] for name in self.phi])
         if self.optimizer is not None:
             self.optimizer.step()
         for parameter in self.phi.values():

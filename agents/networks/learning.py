@@ -93,13 +93,20 @@ class Training(Architecture):
     def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Return a fresh optimiser over parameters, in one group."""
         trained = list(parameters)
+        if self.optimizer == "adam":
+            return adam(trained, self.learning_rate, self.weight_decay)
         # Fused SGD cannot step parameters with and without a momentum buffer together, as a new head needs it.
         fused = trained[0].device.type in _FUSED and not self.momentum
-        if self.optimizer == "adam":
-            return torch.optim.Adam(trained, lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused)
         return torch.optim.SGD(
             trained, lr=self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay, fused=fused
         )
+
+
+def adam(parameters: Iterable[Tensor], rate: float, weight_decay: float = 0.0) -> torch.optim.Adam:
+    """Return Adam over parameters in one group, fused: faster, and and without roots that depend on the processor."""
+    trained = list(parameters)
+    fused = trained[0].device.type in _FUSED
+    return torch.optim.Adam(trained, lr=rate, weight_decay=weight_decay, fused=fused)
 
 
 @torch.no_grad()

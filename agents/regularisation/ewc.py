@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clenv.arithmetic import square_root
 from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.fields import Fraction, NonNegative
 from clenv.settings import StreamSpec
@@ -45,7 +46,7 @@ def true_fisher(outputs: Tensor, y: Tensor) -> Tensor:
     if y.is_floating_point():
         return each.expand(-1, len(outputs), -1) * math.sqrt(2 / columns)
     p = outputs.softmax(1)
-    return p.T.sqrt()[:, :, None] * (p - each)
+    return square_root(p.T)[:, :, None] * (p - each)
 
 
 def empirical_fisher(outputs: Tensor, y: Tensor) -> Tensor:
