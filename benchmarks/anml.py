@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 import clenv
-from clenv.task import Scenario, Split, Task
+from clenv.split import Split
+from clenv.task import Scenario, Task
 
 CLASSES, KEPT = 72, 168  # of the stream, of meta-training
 RATES = (0.01, 0.03, 0.1)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 import clenv
-from clenv.scenarios.digits import permuted_digits
+from clenv.scenarios import permuted
 
 TASKS = 20
 HAT: dict[str, Any] = {"agent": "hat"}
@@ -60,7 +60,7 @@ PARTS = (
 
 def make_tasks(*, standardised: bool) -> list[clenv.Task]:
     """Return the tasks; each pixel with mean 0 and deviation 1 over the training split, if that is asked for."""
-    tasks = permuted_digits(TASKS)
+    tasks = permuted("digits", n_tasks=TASKS)
     if not standardised:
         return tasks
     result = []

@@ -24,7 +24,8 @@ from clenv.registry import agent_names, make, make_agent, register, register_age
 from clenv.running.record import Record
 from clenv.running.run import resume, run
 from clenv.settings import Settings, StreamSpec
-from clenv.task import Contexts, Scenario, Split, Task, number_classes
+from clenv.split import OnDisk, Part, Split, number_classes
+from clenv.task import Contexts, Scenario, Task
 from clenv.world.requests import CLPU, RandomRequests, Requests, Script, permanent, unlearn
 from clenv.world.retention import Evaluation, Retention
 from clenv.world.score import Score
@@ -46,7 +47,9 @@ __all__ = [
     "Evaluation",
     "Exactness",
     "NoHyperparameters",
+    "OnDisk",
     "Outcome",
+    "Part",
     "Permanence",
     "Picture",
     "PredictionError",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import Any, TypeVar, overload
@@ -111,12 +111,35 @@ def create(*, factory: str, render_mode: Any = None, **options: Any) -> Continua
             raise SettingsError(
                 f"there is no setting or scenario argument {name!r}.{nearest(name, [*Settings.names(), *arguments])}"
             )
-    settings = Settings().updated(**{k: v for k, v in options.items() if k in Settings.names()})
-    if isinstance(settings.ood_tasks, str):
-        other = _scenario(settings.ood_tasks)
-        settings = replace(settings, ood_tasks=tuple(other))
+    settings = _settings({k: v for k, v in options.items() if k in Settings.names()})
     made = function(**{k: v for k, v in options.items() if k in arguments})
     return ContinualEnv(made, settings, render_mode=render_mode)
+
+
+def _settings(changes: Mapping[str, Any]) -> Settings:
+    """Return settings, with the tasks of a scenario that is named as out of distribution."""
+    settings = Settings().updated(**changes)
+    if isinstance(settings.ood_tasks, str):
+        settings = replace(settings, ood_tasks=tuple(_scenario(settings.ood_tasks)))
+    return settings
+
+
+def _tasks(given: Any) -> Scenario | Sequence[Task]:
+    """Return tasks, or a scenario, that a user hands over.
+
+    Raises:
+        SettingsError: It is something else.
+    """
+    if isinstance(given, Scenario):
+        return given
+    if isinstance(given, Sequence) and all(isinstance(task, Task) for task in given):
+        return given
+    kinds = {type(task).__name__ for task in given if not isinstance(task, Task)} if isinstance(given, Sequence) else ()
+    inside = f" of {', '.join(sorted(kinds))}" if kinds else ""
+    raise SettingsError(
+        f"make was given a {type(given).__name__}{inside}: expected the id of a scenario, a list of tasks (see "
+        "clenv.scenarios.split), or a Scenario"
+    )
 
 
 def factory_arguments(factory: Factory) -> dict[str, inspect.Parameter]:
@@ -164,20 +187,27 @@ def scenario_factory(env_id: str) -> Factory:
     return factory
 
 
-def make(env_id: str, *, render_mode: Any = None, **overrides: Any) -> ContinualEnv:
-    """Make the environment of a registered scenario, without wrappers.
+def make(scenario: str | Scenario | Sequence[Task], *, render_mode: Any = None, **overrides: Any) -> ContinualEnv:
+    """Make the environment of a registered scenario, or of tasks, without wrappers.
 
     Args:
-        env_id: Gymnasium id, e.g. ``clenv/SplitDigits-v0``; ``module:id`` imports the module that registers it first.
+        scenario: Gymnasium id, e.g. ``clenv/SplitDigits-v0``; ``module:id`` imports the module that registers it first.
+            Or tasks, or a `Scenario`; then every setting that is not given is as `Settings` has it.
         render_mode: ``rgb_array`` or None.
-        **overrides: Settings of the stream (see `Settings`) and arguments of the scenario. A ``schedule`` without a
-            ``horizon`` is played to its end.
+        **overrides: Settings of the stream (see `Settings`) and arguments of the registered scenario. A ``schedule``
+            without a ``horizon`` is played to its end.
 
     Raises:
         gymnasium.error.UnregisteredEnv: There is no such id; the message names the nearest.
         SettingsError: An override is unknown or out of range.
+
+    Example:
+        >>> tasks = scenarios.split(x, y, classes_per_task=2)  # doctest: +SKIP
+        >>> env = make(tasks, alpha=0.9, horizon=1000)  # doctest: +SKIP
     """
-    spec = scenario_spec(env_id)
+    if not isinstance(scenario, str):
+        return ContinualEnv(_tasks(scenario), _settings(overrides), render_mode=render_mode)
+    spec = scenario_spec(scenario)
     kwargs = {**spec.kwargs, **({"horizon": None} if "schedule" in overrides else {}), **overrides}
     env = create(render_mode=render_mode, **kwargs)
     env.spec = EnvSpec(spec.id, entry_point=_ENTRY_POINT, kwargs=kwargs, disable_env_checker=True)

@@ -7,12 +7,13 @@ from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Gt, Lt, MinLen
+from annotated_types import Ge, Gt, Lt, MinLen
 
 from clenv.errors import SettingsError, nearest
 from clenv.events import Recurrence
 from clenv.fields import Checked, Count, Fraction, Positive, Whole
 from clenv.task import Loss, Task
+from clenv.world.augment import Augmentation
 from clenv.world.batches import Sampling
 from clenv.world.requests import Requests, requests_to_plain
 from clenv.world.stream import Switch
@@ -39,6 +40,8 @@ class Settings(Checked):
     """Examples a minibatch."""
     sampling: Sampling = "shuffle"
     """Minibatches from permutations of the task, with replacement, or equally many of each class."""
+    augment: tuple[Augmentation, ...] = ()
+    """What is done to the images of a minibatch at random, the same for equal seeds: shifted crops, flips."""
     horizon: Count | None = None
     """Scored steps of the stream; None: no end."""
     paradigm: Paradigm = "task"
@@ -68,6 +71,11 @@ class Settings(Checked):
     """Steps of an unscored phase before the stream, on tasks that the stream never shows."""
     pretrain_tasks: Whole = 0
     """How many of the scenario's tasks, its last ones, are kept for that phase, besides those it has for it alone."""
+    validation: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Share of each task's training examples that is kept for validation, of every class alike and always the same: no
+    minibatch shows them."""
+    pad: bool = False
+    """Whether flat inputs of tasks that have fewer features than others are filled up with zeros."""
     device: str = "cpu"
     """Where data and losses live."""
 

@@ -43,38 +43,57 @@ _AMNESIAC = {  # the published request schedules: visits in order, each task onc
 # Factory, and minibatches of a task: of 32 for 10 epochs, as CLPU trains; of 64 for 2 epochs, as AmnesiacHAT does on
 # MNIST, and for 20 on the digits, of which there are few.
 _SEQUENCES = {
-    "PermutedDigits": ("digits:permuted_digits", 450, 450),
-    "RotatedDigits": ("digits:rotated_digits", 450, 450),
-    "PermutedFashionMNIST": ("fashion_mnist:permuted_fashion_mnist", 18_750, 1875),
-    "RotatedFashionMNIST": ("fashion_mnist:rotated_fashion_mnist", 18_750, 1875),
+    "PermutedDigits": ("permuted", "digits", 450, 450),
+    "RotatedDigits": ("rotated", "digits", 450, 450),
+    "PermutedFashionMNIST": ("permuted", "fashion-mnist", 18_750, 1875),
+    "RotatedFashionMNIST": ("rotated", "fashion-mnist", 18_750, 1875),
+    "PermutedMNIST": ("permuted", "mnist", 18_750, 1875),
+    "RotatedMNIST": ("rotated", "mnist", 18_750, 1875),
 }
 
+_P = "clenv.scenarios.protocols:"
 _SCENARIOS: dict[str, tuple[str, dict[str, Any]]] = {
-    "TwoGaussians": ("two_gaussians:two_gaussians", _SEED_TASK | _BLIND),
-    "ManyGaussians": ("two_gaussians:many_gaussians", _RECURRING),
-    "SplitDigits": ("digits:split_digits", _RECURRING),
-    "PermutedDigits": ("digits:permuted_digits", _RECURRING),
-    "RotatedDigits": ("digits:rotated_digits", _RECURRING),
-    "ScrambledDigits": ("digits:scrambled_digits", _FEW_SHOTS | _BLIND | {"paradigm": "class"}),
-    "SplitFashionMNIST": ("fashion_mnist:split_fashion_mnist", _RECURRING),
-    "PermutedFashionMNIST": ("fashion_mnist:permuted_fashion_mnist", _RECURRING),
-    "RotatedFashionMNIST": ("fashion_mnist:rotated_fashion_mnist", _RECURRING),
-    "ToyPolynomial": ("toy_regression:toy_polynomial", _LINE),
-    "ToyThreePolynomials": ("toy_regression:toy_polynomial", _LINE | _VON_OSWALD),
-    "ToyRBF": ("toy_regression:toy_basis", _LINE | {"basis": "rbf"}),
-    "ToySigmoid": ("toy_regression:toy_basis", _LINE | {"basis": "sigmoid"}),
-    "ToyFourier": ("toy_regression:toy_basis", _LINE | {"basis": "fourier"}),
-    "OsakaEpisodic": ("osaka_episodic:osaka_episodic", _PUBLISHED | _BLIND),
+    "TwoGaussians": ("clenv.scenarios.two_gaussians:two_gaussians", _SEED_TASK | _BLIND),
+    "ManyGaussians": ("clenv.scenarios.two_gaussians:many_gaussians", _RECURRING),
+    # Protocols, of the data set that is named, or of any: data=...
+    "Split": (_P + "split", _RECURRING),
+    "Permuted": (_P + "permuted", _RECURRING),
+    "Rotated": (_P + "rotated", _RECURRING),
+    "Scrambled": (_P + "scrambled", _FEW_SHOTS | _BLIND | {"paradigm": "class"}),
+    "Domains": (_P + "domains", _RECURRING),
+    "SplitDigits": (_P + "split", _RECURRING | {"data": "digits"}),
+    "PermutedDigits": (_P + "permuted", _RECURRING | {"data": "digits"}),
+    "RotatedDigits": (_P + "rotated", _RECURRING | {"data": "digits"}),
+    "ScrambledDigits": (_P + "scrambled", _FEW_SHOTS | _BLIND | {"paradigm": "class", "data": "digits"}),
+    "SplitMNIST": (_P + "split", _RECURRING | {"data": "mnist"}),
+    "PermutedMNIST": (_P + "permuted", _RECURRING | {"data": "mnist"}),
+    "RotatedMNIST": (_P + "rotated", _RECURRING | {"data": "mnist"}),
+    "SplitFashionMNIST": (_P + "split", _RECURRING | {"data": "fashion-mnist"}),
+    "PermutedFashionMNIST": (_P + "permuted", _RECURRING | {"data": "fashion-mnist"}),
+    "RotatedFashionMNIST": (_P + "rotated", _RECURRING | {"data": "fashion-mnist"}),
+    "SplitCIFAR10": (_P + "split", _RECURRING | {"data": "cifar10"}),
+    "SplitCIFAR100": (_P + "split", _RECURRING | {"data": "cifar100", "classes_per_task": 5, "horizon": 10_000}),
+    "SplitTinyImageNet": (
+        _P + "split",
+        _RECURRING | {"data": "tiny-imagenet", "classes_per_task": 10, "horizon": 10_000},
+    ),
+    "ToyPolynomial": ("clenv.scenarios.toy_regression:toy_polynomial", _LINE),
+    "ToyThreePolynomials": ("clenv.scenarios.toy_regression:toy_polynomial", _LINE | _VON_OSWALD),
+    "ToyRBF": ("clenv.scenarios.toy_regression:toy_basis", _LINE | {"basis": "rbf"}),
+    "ToySigmoid": ("clenv.scenarios.toy_regression:toy_basis", _LINE | {"basis": "sigmoid"}),
+    "ToyFourier": ("clenv.scenarios.toy_regression:toy_basis", _LINE | {"basis": "fourier"}),
+    "OsakaEpisodic": ("clenv.scenarios.osaka_episodic:osaka_episodic", _PUBLISHED | _BLIND),
 }
-for _name, (_path, _clpu_steps, _amnesiac_steps) in _SEQUENCES.items():
+for _name, (_protocol, _data, _clpu_steps, _amnesiac_steps) in _SEQUENCES.items():
     _SCENARIOS[f"CLPU{_name}"] = (
-        _path,
-        {"n_tasks": 5, "batch_size": 32, "round_length": _clpu_steps, "requests": {"policy": "CLPU"}},
+        _P + _protocol,
+        {"data": _data, "n_tasks": 5, "batch_size": 32, "round_length": _clpu_steps, "requests": {"policy": "CLPU"}},
     )
     for _tasks, _requests in _AMNESIAC.items():
         _SCENARIOS[f"AmnesiacHAT{_tasks}{_name}"] = (
-            _path,
+            _P + _protocol,
             {
+                "data": _data,
                 "n_tasks": _tasks,
                 "batch_size": 64,
                 "round_length": _amnesiac_steps,
@@ -84,4 +103,31 @@ for _name, (_path, _clpu_steps, _amnesiac_steps) in _SEQUENCES.items():
             },
         )
 for _name, (_path, _defaults) in _SCENARIOS.items():
-    register(f"clenv/{_name}-v0", f"clenv.scenarios.{_path}", **_defaults)
+    register(f"clenv/{_name}-v0", _path, **_defaults)
+
+# What users make tasks of their own data with; after the registrations, which need none of it.
+from .own import (  # noqa: E402
+    from_arrays,
+    from_dataset,
+    from_folder,
+    from_frame,
+    from_hf,
+    permuted,
+    rotated,
+    scrambled,
+    split,
+)
+from .protocols import domains  # noqa: E402
+
+__all__ = [
+    "domains",
+    "from_arrays",
+    "from_dataset",
+    "from_folder",
+    "from_frame",
+    "from_hf",
+    "permuted",
+    "rotated",
+    "scrambled",
+    "split",
+]

@@ -15,23 +15,20 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import accumulate
-from typing import Literal, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from clenv.errors import SettingsError, UnknownNameError, nearest
 from clenv.task import Scenario, Task
 
-from ._data import Data, check_count
-from .digits import load_digits
-from .fashion_mnist import load_fashion_mnist
+from .data.labelled import Data, chained
+from .data.table import load
+from .protocols.showing import Flat, check_count
 
-DataName = Literal["digits", "fashion-mnist"]
 Modes = Mapping[str, tuple[float, Sequence[int]]]
 
 DEFAULT_MODES: Modes = {
@@ -43,7 +40,7 @@ DEFAULT_MODES: Modes = {
 
 
 def osaka_episodic(
-    data: DataName = "digits",
+    data: str | Data = "digits",
     n_way: int = 5,
     modes: Modes | None = None,
     scaled: bool = True,
@@ -52,21 +49,18 @@ def osaka_episodic(
     """Return an endless source of contexts; the number of shots is ``batch_size / n_way``.
 
     Args:
-        data: Data set that the classes come from.
+        data: Data set that the classes come from, see `clenv.scenarios.data.load`.
         n_way: Classes a context.
         modes: Probability and class numbers of each mode, by name; None: `DEFAULT_MODES`.
         scaled: Pixels in [0, 1]; False: as stored, 0 to 255 (digits: 0 to 16).
-        data_folder: Where Fashion-MNIST is, see `split_fashion_mnist`.
+        data_folder: Where the data set's files are, or go.
 
     Raises:
         SettingsError: An argument is out of range.
         DataError: The data cannot be had.
     """
-    if data not in get_args(DataName):
-        raise SettingsError(f"data={data!r}: expected one of {', '.join(map(repr, get_args(DataName)))}")
     check_count("n_way", n_way, least=2)
-    source = load_digits() if data == "digits" else load_fashion_mnist(data_folder)
-    return Scenario(Episodes(source, n_way, modes or DEFAULT_MODES, scaled=scaled))
+    return Scenario(Episodes(load(data, data_folder), n_way, modes or DEFAULT_MODES, scaled=scaled))
 
 
 class Episodes:
@@ -88,7 +82,8 @@ class Episodes:
         self._names = list(modes)
         self._pools = {name: np.array(classes) for name, (_, classes) in modes.items()}
         self._cumulative = list(accumulate(probability for probability, _ in modes.values()))
-        self._transform: Callable[[Tensor], Tensor] | None = None if scaled else partial(torch.mul, other=data.levels)
+        factor = (1 if scaled else data.levels) / data.brightest
+        self._transform = chained(None if factor == 1 else partial(torch.mul, other=factor), Flat())
 
     def sample(self, rng: np.random.Generator) -> Task:
         """Draw a mode, then an ordered list of its classes."""

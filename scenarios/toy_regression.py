@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from clenv.errors import SettingsError, nearest
 from clenv.rng import generator
-from clenv.task import Split, Task
+from clenv.split import Split
+from clenv.task import Task
 
-from ._data import check_count
+from .protocols.showing import check_count
 
 Numbers = NDArray[np.float64]
 BasisName = Literal["rbf", "sigmoid", "fourier"]

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clenv.rng import generator
-from clenv.task import Split, Task
+from clenv.split import Split
+from clenv.task import Task
 
-from ._data import check_count
+from .protocols.showing import check_count
 
 CENTRES = np.array([[-0.42, 0.03], [0.10, 0.40]])
 """Centre of class 0 and of class 1 of the seed task."""

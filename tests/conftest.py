@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from clenv.rng import torch_generator
-from clenv.task import Split, Task
+from clenv.split import Split
+from clenv.task import Task
 
 torch.set_num_threads(1)
 

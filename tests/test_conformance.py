@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from quick import QUICK
-from small_fashion import write_fashion_mnist
+from small_data import write_fashion_mnist
 
 from clenv.registry import agent_class, agent_names, scenario_ids
 from clenv.testing import Check, check_agent, check_scenario

@@ -4,7 +4,7 @@ import pytest
 import torch
 from elsewhere import Away, Elsewhere
 from quick import QUICK
-from small_fashion import write_fashion_mnist
+from small_data import write_fashion_mnist
 from torch import nn
 
 import clenv

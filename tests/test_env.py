@@ -27,7 +27,8 @@ from clenv.errors import (
 )
 from clenv.events import Exactness, Permanence, Receipt, UnlearnRequest, VisitBegin, VisitEnd
 from clenv.settings import Settings
-from clenv.task import Split, Task
+from clenv.split import Split
+from clenv.task import Task
 from clenv.world.requests import RandomRequests, Script, permanent, unlearn
 
 
@@ -595,7 +596,8 @@ def test_global_generators_are_untouched(make_tasks):
 def test_bits_do_not_depend_on_the_process_or_its_hash_seed():
     code = (
         "import torch, clenv; torch.set_num_threads(int(__import__('os').environ['THREADS']))\n"
-        "from clenv.env import ContinualEnv; from clenv.settings import Settings; from clenv.task import Split, Task\n"
+        "from clenv.env import ContinualEnv; from clenv.settings import Settings\n"
+        "from clenv.split import Split; from clenv.task import Task\n"
         "import numpy as np\n"
         "x = torch.arange(60.).reshape(30, 2); y = torch.arange(30) % 2\n"
         "tasks = [Task(n, Split(x + i, y), Split(x, y)) for i, n in enumerate('abc')]\n"

@@ -46,6 +46,13 @@ def test_own_scenario(capsys):
     assert "projection-2:" in run("own_scenario", capsys)
 
 
+def test_own_data(capsys):
+    out = run("own_data", capsys)
+    accuracies = {line.split(":")[0]: float(line.split()[-1]) for line in out.splitlines()}
+    assert accuracies.keys() == {"folder", "frame", "dataset", "arrays"}
+    assert min(accuracies.values()) > 0.6
+
+
 def test_meta_mask_falls_and_switches_but_does_not_beat_plain_sgd_at_its_best_rate():
     """Forty epochs of sixteen fixed seeds; eight are too few to be held to a median fall of 10 %.
 

@@ -13,7 +13,8 @@ from clenv import registry
 from clenv.agent import Agent
 from clenv.errors import CapabilityError, SettingsError, UnknownNameError
 from clenv.settings import Settings
-from clenv.task import Split, Task
+from clenv.split import Split
+from clenv.task import Task
 
 
 def two_tasks(size: int = 12, shift: float = 0.0):

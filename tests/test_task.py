@@ -8,7 +8,8 @@ import torch
 
 import clenv
 from clenv.errors import ClenvWarning, DataError, SettingsError
-from clenv.task import Split, Task, number_classes
+from clenv.split import Split, number_classes
+from clenv.task import Task
 
 X, Y = torch.zeros(4, 3), torch.tensor([0, 1, 2, 1])
 

@@ -35,6 +35,7 @@ from clenv.running import checkpoint
 from clenv.running.folder import versions
 from clenv.running.states import digest
 from clenv.settings import Settings
+from clenv.split import OnDisk
 from clenv.task import Scenario
 from clenv.world.timeline import Recording
 
@@ -352,16 +353,19 @@ def code_of(cls: type[Agent]) -> str | None:
 
 
 def _digest_of_data(env: ContinualEnv) -> str:
-    """Return a hash of the training data the stream shows; of endless contexts, of their names."""
+    """Return a hash of the training data the stream shows; of endless contexts, of their names.
+
+    Of inputs that stay on disk the first ones stand for all.
+    """
     if env.stream_spec.tasks is None:
         return digest(env.recording().tasks)
-    known: dict[tuple[int, int], str] = {}
+    known: dict[int, str] = {}  # by split: tasks may share their data
     parts = []
     for task in env.tasks:
         split = task.train
-        place = (split.x.data_ptr(), split.y.data_ptr())
-        if place not in known:
-            known[place] = digest((split.x, split.y))
+        if id(split) not in known:
+            inputs = split.y[:0] if isinstance(split.source, OnDisk) else split.stored
+            known[id(split)] = digest((inputs, split.y))
         first = torch.arange(min(len(split), 16), device=split.device)
-        parts.append((task.id, known[place], task.inputs(split, first)))
+        parts.append((task.id, known[id(split)], task.inputs(split, first)))
     return digest(parts)

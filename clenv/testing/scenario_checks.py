@@ -21,7 +21,8 @@ from clenv.errors import CheckpointError, PredictionError, SettingsError
 from clenv.registry import make, scenario_spec
 from clenv.running.states import difference
 from clenv.settings import StreamSpec
-from clenv.task import Split, Task
+from clenv.split import OnDisk, Split
+from clenv.task import Task
 from clenv.testing.check import (
     Check,
     CheckFailure,
@@ -227,8 +228,13 @@ def its_data_are_loaded_once(env_id: str) -> None:
 
 
 def _data(env: ContinualEnv) -> dict[str, Tensor]:
-    """Return the inputs of all splits, by place."""
-    return {f"task {task.id!r}, {name} split": s.x for task in env.tasks for name, s in task.splits().items()}
+    """Return what keeps the inputs of all splits in memory, by place."""
+    return {
+        f"task {task.id!r}, {name} split": split.source.stored
+        for task in env.tasks
+        for name, split in task.splits().items()
+        if not isinstance(split.source, OnDisk)
+    }
 
 
 # The stream

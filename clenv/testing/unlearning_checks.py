@@ -152,8 +152,9 @@ def unlearning_leaves_nothing_behind(subject: Subject) -> None:
         where = f"request for task {task} after step {step}"
         if served.receipt.level is Exactness.UNSUPPORTED:
             continue
+        examples = env.examples(task, "train")[0]
         for place, held in (("in the state", served.states[1]), ("beside the state", served.hidden)):
-            for found in find_examples(held, env.tasks[task].train.x):
+            for found in find_examples(held, examples):
                 expect(False, f"{where}: {found.count} of its examples are {place}, at {found.path} ({found.kind})")
         _check_leftovers(life, _reference(subject, env), where)
 

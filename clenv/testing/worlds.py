@@ -18,7 +18,8 @@ from clenv.events import Permanence, Receipt, UnlearnRequest, VisitBegin, VisitE
 from clenv.registry import make_agent
 from clenv.rng import torch_generator
 from clenv.settings import Settings
-from clenv.task import Loss, Scenario, Split, Task
+from clenv.split import Split
+from clenv.task import Loss, Scenario, Task
 from clenv.testing.check import CheckFailure, expect
 from clenv.world.requests import Script, permanent, unlearn
 
@@ -233,7 +234,7 @@ class Witness(Relay):
 def probe(env: ContinualEnv, task: int, rows: int = _PROBES) -> tuple[Tensor, int | None]:
     """Return held-out inputs of a task, and its label as the stream tells it."""
     told = task if env.settings.task_labels == "given" else None
-    return env.tasks[task].test.to(torch.device(env.settings.device)).x[:rows], told
+    return env.examples(task)[0][:rows], told
 
 
 def outputs_by_task(agent: Agent, env: ContinualEnv) -> list[Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clenv.errors import SettingsError
 from clenv.rng import generator
-from clenv.task import Split
+from clenv.split import Split
 
 Sampling = Literal["shuffle", "iid", "balanced"]
 

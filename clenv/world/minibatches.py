@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from clenv.settings import Settings
+from clenv.world.augment import augmented
 from clenv.world.batches import Batches
 from clenv.world.repository import Repository, Shown
 from clenv.world.stream import Round
@@ -23,7 +24,7 @@ class Minibatches:
     """
 
     def __init__(self, repository: Repository, settings: Settings, seed: int) -> None:
-        self._repository = repository
+        self._repository, self._seed, self._augment = repository, seed, settings.augment
         self._batches = Batches(
             seed=seed,
             sampling=settings.sampling,
@@ -50,13 +51,19 @@ class Minibatches:
         places = range(part * _TOGETHER, min((part + 1) * _TOGETHER, current.steps))
         rows = [self._batches.rows(shown.train, current.number, place) for place in places]
         x, y = shown.minibatch(rows[0] if len(rows) == 1 else torch.cat(rows))
+        if self._augment:
+            x = augmented(x, self._augment, self._seed, current.number, places)
         xs = x.reshape(len(rows), -1, *x.shape[1:]).unbind()
         ys = y.reshape(len(rows), -1, *y.shape[1:]).unbind()
         self._kept = list(zip(xs, ys, strict=True))
+        if shown.train.reads_ahead and places.stop < current.steps:
+            following = range(places.stop, min(places.stop + _TOGETHER, current.steps))
+            shown.train.expect(torch.cat([self._batches.rows(shown.train, current.number, n) for n in following]))
 
     def again(self, task: int, k: int, position: int) -> tuple[Tensor, Tensor]:
         """Take out an earlier minibatch again, of round ``k`` on a task."""
-        return self._repository.tasks[task].minibatch(self.rows(task, k, position))
+        x, y = self._repository.tasks[task].minibatch(self.rows(task, k, position))
+        return augmented(x, self._augment, self._seed, k, [position]) if self._augment else x, y
 
     def rows(self, task: int, k: int, position: int) -> Tensor:
         """Return which training examples of a task a minibatch of round ``k`` holds."""

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import overload
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from clenv.errors import ClenvWarning, DataError, SettingsError, UnknownNameError, nearest
 from clenv.rng import generator
 from clenv.settings import Settings, StreamSpec, expected_occurrences
-from clenv.task import Contexts, Scenario, Split, Task
+from clenv.split import Part, Split
+from clenv.task import Contexts, Scenario, Task
+from clenv.world.augment import check_images
 from clenv.world.batches import check_batches
 
 _RECENT = 64  # endless contexts whose tasks are kept; older ones are restored from their ids
@@ -49,7 +52,8 @@ class Repository:
         given = scenario.tasks
         self.endless: Contexts | None = None if isinstance(given, Sequence) else given
         if isinstance(given, Sequence):
-            self._gather(_repository(given, scenario.pretrain_tasks, settings))
+            tasks = _repository(given, scenario.pretrain_tasks, settings)
+            self._gather(_padded(tasks) if settings.pad else tasks)
             self.streamed = len(given) - settings.pretrain_tasks + len(settings.ood_tasks)
             self._probe = self.tasks[0]
             if not scheduled:
@@ -60,7 +64,8 @@ class Repository:
             _check(self._probe.task, self._probe.task, settings)
         self.spec = self._spec()
 
-    def _gather(self, tasks: Sequence[Task]) -> None:
+    def _gather(self, given: Sequence[Task]) -> None:
+        tasks = [validated(task, self._settings.validation) for task in given]
         classes: dict[str, int] = {}
         for task in tasks:
             _check(task, tasks[0], self._settings)
@@ -70,7 +75,8 @@ class Repository:
         made: list[Shown] = []
         for task in tasks:
             labels = [classes[name] for name in _class_names(task)] if whole else None
-            shown = Shown(task, self._device, None if labels is None else torch.tensor(labels, device=self._device))
+            numbers = None if labels is None else torch.tensor(labels, device=self._device)
+            shown = Shown(task, self._device, numbers)
             shown.outputs = len(classes) if whole else task.outputs
             made.append(shown)
         self.tasks = made
@@ -126,7 +132,7 @@ class Repository:
     def restart(self, ids: Sequence[str] = ()) -> None:
         """Begin a stream of an endless scenario with the contexts that have these ids, by index."""
         if self.endless is not None:
-            self.tasks = _Contexts(self.endless, self._device, ids)
+            self.tasks = _Contexts(self.endless, self._device, ids, self._settings.validation)
             self.index = {name: number for number, name in enumerate(ids)}
 
     def fingerprint(self) -> str:
@@ -188,8 +194,8 @@ class Shown:
 class _Contexts(Sequence[Shown]):
     """The contexts met so far, by index: their ids for ever, their tasks as long as they are of recent use."""
 
-    def __init__(self, source: Contexts, device: torch.device, ids: Sequence[str]) -> None:
-        self._source, self._device = source, device
+    def __init__(self, source: Contexts, device: torch.device, ids: Sequence[str], validation: float) -> None:
+        self._source, self._device, self._validation = source, device, validation
         self._ids = list(ids)
         self._recent: dict[int, Shown] = {}
 
@@ -214,7 +220,7 @@ class _Contexts(Sequence[Shown]):
     def _keep(self, number: int, task: Task) -> Shown:
         if len(self._recent) >= _RECENT:
             del self._recent[next(iter(self._recent))]  # dicts keep order: the oldest
-        self._recent[number] = Shown(task, self._device, None)
+        self._recent[number] = Shown(validated(task, self._validation), self._device, None)
         return self._recent[number]
 
 
@@ -263,6 +269,55 @@ def _weighted(tasks: list[Task], settings: Settings) -> list[Task]:
     ]
 
 
+def _padded(tasks: Sequence[Task]) -> list[Task]:
+    """Return tasks whose inputs are as wide as the widest, zeros after their own features."""
+    shapes = [task.input_shape for task in tasks]
+    for task, shape in zip(tasks, shapes, strict=True):
+        if len(shape) != 1:
+            raise SettingsError(f"pad=True, but task {task.id!r} has inputs of shape {shape}: expected flat ones")
+    width = max(shape[0] for shape in shapes)
+    return [
+        task if shape[0] == width else replace(task, transform=_Pad(task.transform, width - shape[0]))
+        for task, shape in zip(tasks, shapes, strict=True)
+    ]
+
+
+class _Pad:
+    """Appends zeros to inputs, after a task's own map of them."""
+
+    def __init__(self, before: Callable[[Tensor], Tensor] | None, zeros: int) -> None:
+        self._before, self._zeros = before, zeros
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.pad(x if self._before is None else self._before(x), (0, self._zeros))
+
+
+def validated(task: Task, share: float) -> Task:
+    """Return a task with a share of its training examples set apart for validation, if it has none yet.
+
+    The share is taken of every class alike (of a regression: of all), by draws that depend on nothing else, so that
+    tasks which show the same data set the same examples apart.
+
+    Raises:
+        SettingsError: A class has too few examples for one on either side.
+    """
+    if not share or task.validation is not None:
+        return task
+    train = task.train
+    groups = [np.arange(len(train))] if train.regression else train.class_rows
+    apart = np.zeros(len(train), dtype=np.bool_)
+    for number, rows in enumerate(groups):
+        count = max(1, round(share * len(rows)))
+        if count >= len(rows):
+            raise SettingsError(
+                f"validation={share}: task {task.id!r} has {len(rows)} training examples "
+                f"{'' if train.regression else 'of a class '}and would keep none: take a smaller share"
+            )
+        apart[generator(0, "validation", number).permutation(rows)[:count]] = True
+    kept, held = (Part(train, torch.from_numpy(np.flatnonzero(rows))) for rows in (~apart, apart))
+    return replace(task, train=kept, validation=held)
+
+
 def _class_names(task: Task) -> list[str]:
     """Return names that are equal for equal classes: the task's own, or made up from its id."""
     if task.classes is not None:
@@ -275,14 +330,17 @@ def _class_names(task: Task) -> list[str]:
 
 def _check(task: Task, first: Task, settings: Settings) -> None:
     if task.input_shape != first.input_shape:
+        flat = len(task.input_shape) == len(first.input_shape) == 1
         raise DataError(
             f"task {task.id!r} has inputs of shape {task.input_shape}, but task {first.id!r} has "
             f"{first.input_shape}: expected one shape in a repository"
+            f"{'; pad=True fills the shorter ones up with zeros' if flat else ''}"
         )
     if task.loss != first.loss:
         raise DataError(f"task {task.id!r} has loss {task.loss}, but task {first.id!r} has {first.loss}")
     if task.loss == "mse" and settings.paradigm == "class":
         raise SettingsError(f"paradigm='class' needs classes, but task {task.id!r} is a regression")
+    check_images(task.input_shape, settings.augment)
     check_batches(task.train, task_id=task.id, sampling=settings.sampling, batch_size=settings.batch_size)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import clenv
-from clenv.scenarios.fashion_mnist import DEBIAN
+from clenv.scenarios.data.idx import DEBIAN
 
 torch.set_num_threads(1)
 

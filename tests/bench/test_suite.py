@@ -5,7 +5,7 @@ import json
 
 import gymnasium
 import pytest
-from small_fashion import write_fashion_mnist
+from small_data import write_fashion_mnist
 
 import clenv
 from clenv.bench import EvaluationOptions

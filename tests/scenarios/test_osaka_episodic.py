@@ -6,13 +6,13 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from small_fashion import write_fashion_mnist
+from small_data import write_fashion_mnist
 
 import clenv
 from clenv.errors import SettingsError, UnknownNameError
 from clenv.rng import generator
 from clenv.running import checkpoint
-from clenv.scenarios.digits import load_digits
+from clenv.scenarios.data.digits import load_digits
 from clenv.scenarios.osaka_episodic import DEFAULT_MODES, Episodes, osaka_episodic
 from clenv.world.requests import RandomRequests, Script, unlearn
 from clenv.world.retention import Evaluation
@@ -87,7 +87,7 @@ def test_equal_ids_are_equal_contexts(episodes):
 
 def test_a_context_shows_its_classes_under_new_labels(episodes):
     data, task = load_digits(), episodes.restore("pretrain-7-0-9-3-2")
-    for whole, part in ((data.train, task.train), (data.test, task.test)):
+    for whole, part in ((data.train.split, task.train), (data.test.split, task.test)):
         for label, number in enumerate([7, 0, 9, 3, 2]):
             assert torch.equal(part.x[part.y == label], whole.x[whole.y == number])
         assert len(part) == len(part.x) == len(part.y)
@@ -95,7 +95,7 @@ def test_a_context_shows_its_classes_under_new_labels(episodes):
         assert torch.equal(part.inputs(rows), part.x[rows])
         assert torch.equal(part.targets(rows), part.y[rows])
         assert [torch.unique(part.y[torch.from_numpy(r)]).tolist() for r in part.class_rows] == [[n] for n in range(5)]
-        assert (part.label_range, part.input_shape, part.regression) == ((0, 4), (64,), False)
+        assert (part.label_range, part.input_shape, part.regression) == ((0, 4), (1, 8, 8), False)
         assert len(part.class_rows) == WAYS
 
 
@@ -103,8 +103,8 @@ def test_contexts_hold_no_copy_of_the_data(episodes):
     data = load_digits()
     for number in range(3):
         task = episodes.sample(generator(0, "draw", number))
-        assert task.train._base is data.train
-        assert task.test._base is data.test
+        assert task.train.source is data.train.split
+        assert task.test.source is data.test.split
 
 
 def test_a_mode_may_have_a_dash_in_its_name():
@@ -138,7 +138,9 @@ def test_minibatches_are_balanced_and_in_class_order():
     env = make(alpha=0.0)
     env.reset(seed=3)
     data = load_digits()
-    number_of = {row.numpy().tobytes(): int(label) for row, label in zip(data.train.x, data.train.y, strict=True)}
+    number_of = {
+        row.numpy().tobytes(): int(label) for row, label in zip(data.train.split.x, data.train.split.y, strict=True)
+    }
     for _ in range(30):
         context = classes_of(env.tasks[env.timeline.round.task])
         x, y, _ = play(env, 1)[0]
@@ -277,7 +279,7 @@ def test_a_stream_whose_contexts_are_all_unlearned_ends():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"data": "mnist"}, "data='mnist': expected one of 'digits', 'fashion-mnist'"),
+        ({"data": "nist"}, r"data='nist': expected one of .*'digits', 'emnist', 'fashion-mnist'.*Did you mean 'mnist'"),
         ({"n_way": 1}, "n_way=1: expected a whole number >= 2"),
         ({"n_way": 6}, "mode 'ood1' has 5 classes: expected at least n_way=6"),
         ({"modes": {"a": (0.5, range(5)), "b": (0.4, range(5))}}, "sum to 0.9: expected 1"),

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clenv.errors import SettingsError
-from clenv.task import Split
+from clenv.split import Split
 from clenv.world.batches import Batches, check_batches
 
 

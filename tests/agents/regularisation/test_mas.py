@@ -8,7 +8,8 @@ from clenv.agents.regularisation.mas import sensitivity
 from clenv.env import ContinualEnv
 from clenv.errors import SettingsError
 from clenv.settings import Settings
-from clenv.task import Split, Task
+from clenv.split import Split
+from clenv.task import Task
 
 
 def world(tasks, **settings):

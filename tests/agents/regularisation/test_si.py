@@ -7,7 +7,8 @@ import clenv
 from clenv.env import ContinualEnv
 from clenv.errors import SettingsError
 from clenv.settings import Settings
-from clenv.task import Split, Task
+from clenv.split import Split
+from clenv.task import Task
 
 
 def world(tasks, **settings):
