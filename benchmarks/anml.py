@@ -62,7 +62,7 @@ def pretrained(steps: int, seed: int) -> list[torch.Tensor]:
     agent = clenv.make_agent("finetune", env, seed=seed, hidden=COMMON["hidden"])
     for _ in range(steps):
         env.step(agent)
-    return [*agent.weights, *agent.biases]
+    return [*agent.shared]
 
 
 def learn(name: str, steps: int, seed: int) -> dict[float, float]:

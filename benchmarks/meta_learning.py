@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import clenv
 from clenv.agents.meta.masking import HistoryMask, InputMask, Mask, Record
-from clenv.agents.networks.backbone import Architecture
+from clenv.agents.networks.architecture import Architecture
 from clenv.rng import torch_generator
 
 INPUTS, UNITS, BATCH = 64, (64, 64), 25

@@ -18,12 +18,13 @@ import difflib
 import inspect
 import math
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 from annotated_types import Ge, Gt, Le, Lt, MinLen
+from torch import nn
 
 from clenv.errors import SettingsError, nearest
 
@@ -39,6 +40,8 @@ NonNegative = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
 Count = Annotated[int, Ge(1)]
 Whole = Annotated[int, Ge(0)]
+Network = str | nn.Module | Callable[..., nn.Module]
+"""A network: its name, the path ``module:name`` of one, a module, or a function that makes one."""
 
 
 class FieldError(SettingsError):
@@ -277,6 +280,8 @@ def words(hint: Any) -> str:
     if origin is tuple:
         inner = [option for option in options if option is not Ellipsis]
         return f"a list, each {' or '.join(dict.fromkeys(map(words, inner)))}"
+    if origin is Callable:
+        return "a function"
     if inspect.isclass(origin):
         return "a table" if issubclass(origin, Mapping) else "a list"
     if is_dataclass(hint):

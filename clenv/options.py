@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import tyro
 
 from clenv.errors import ClenvError, SettingsError, UnknownNameError
-from clenv.fields import bounds, hints
+from clenv.fields import Network, bounds, hints
 from clenv.task import Task
 from clenv.world.requests import Requests, requests_to_plain
 
@@ -99,7 +99,7 @@ def shaped(function: Callable[..., Any], types: Mapping[str, Any], defaults: Map
 
 @KINDS.primitive_rule
 def _special(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
-    """Read a request policy, and the scenario that out-of-distribution tasks come from."""
+    """Read a request policy, the scenario that out-of-distribution tasks come from, and a network."""
     if info.type == Requests | None:
         return tyro.constructors.PrimitiveConstructorSpec(
             nargs="*",
@@ -115,6 +115,14 @@ def _special(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.Pri
             instance_from_str=lambda words: words[0],
             is_instance=lambda value: isinstance(value, str | tuple),
             str_from_instance=lambda value: [value] if isinstance(value, str) else [],
+        )
+    if info.type == Network:
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="NAME|MODULE:NAME",
+            instance_from_str=lambda words: words[0],
+            is_instance=lambda value: isinstance(value, str),
+            str_from_instance=lambda value: [value],
         )
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal
@@ -124,7 +125,7 @@ def changes_to_plain(changes: dict[str, Any]) -> dict[str, Any]:
     """Return settings and factory arguments as JSON can hold them, for run folders.
 
     Raises:
-        SettingsError: A value has no written form (tasks given as objects, a policy of one's own).
+        SettingsError: A value has no written form (tasks or a module given as objects, a policy of one's own).
     """
     plain: dict[str, Any] = {}
     for name, value in changes.items():
@@ -155,7 +156,13 @@ def _list(name: str, values: Sequence[Any]) -> list[Any]:
 def _scalar(name: str, value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise SettingsError(f"{name}={value!r} cannot be written down: a run in a folder needs plain settings")
+    module, path = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
+    if getattr(sys.modules.get(module or ""), path, None) is value and module != "__main__":
+        return f"{module}:{path}"  # a function or class that other processes find too
+    raise SettingsError(
+        f"{name}={value!r} cannot be written down: a run in a folder needs plain settings, or the path module:name of "
+        "a function"
+    )
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from torch import Tensor
 
 import clenv
 from clenv.agents.meta.masking import FreeMask, InnerLearner, Masked, MaskKind, Phi, clip, make_mask
-from clenv.agents.networks.backbone import Architecture
+from clenv.agents.networks.architecture import Architecture
 from clenv.rng import torch_generator
 
 CLASSES = (1, 0)  # in this order

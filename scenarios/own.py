@@ -76,7 +76,7 @@ def from_dataset(dataset: Any, *, test: float | Any = 0.2, name: str | None = No
 
 def _items(dataset: Any) -> tuple[Tensor, list[Any]]:
     pairs = [_item(dataset, row) for row in range(_length(dataset))]
-    inputs = [torch.as_tensor(np.asarray(x)) for x, _ in pairs]
+    inputs = [_tensor(x) for x, _ in pairs]
     shapes = {tuple(x.shape) for x in inputs}
     if len(shapes) > 1:
         raise DataError(f"inputs of shapes {sorted(shapes)[:3]}: expected one shape; transform them to one first")
@@ -120,8 +120,12 @@ def _lazily(dataset: Any, rows: Tensor, y: Tensor) -> ByClass:
 
 def channels_first_of(x: Any) -> Tensor:
     """Return one input, an image with its channels first."""
-    values = torch.as_tensor(np.asarray(x))
-    return channels_first(values.unsqueeze(0))[0]
+    return channels_first(_tensor(x).unsqueeze(0))[0]
+
+
+def _tensor(x: Any) -> Tensor:
+    """Return a tensor, an array or an image as a tensor of its own."""
+    return x.detach().clone() if isinstance(x, Tensor) else torch.from_numpy(np.array(x))
 
 
 def from_folder(path: str | Path, *, size: int | None = None, test: float = 0.2) -> Data:
@@ -249,7 +253,7 @@ def from_hf(dataset: Any, *, inputs: str | None = None, label: str = "label", te
         def __getitem__(self, row: int) -> tuple[Any, Any]:
             item = self.part[row]
             value = item[label]
-            return np.asarray(item[chosen]), names[value] if names else value
+            return np.array(item[chosen]), names[value] if names else value
 
     called = str(getattr(train.info, "dataset_name", None) or "hf")
     return from_dataset(Rows(train), test=Rows(parts["test"]) if "test" in parts else test, name=called)

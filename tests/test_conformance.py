@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from quick import QUICK
-from small_data import write_fashion_mnist
+from small_data import write_all
 
 from clenv.registry import agent_class, agent_names, scenario_ids
 from clenv.testing import Check, check_agent, check_scenario
@@ -22,7 +22,7 @@ def checks() -> Iterator[tuple[str, Check]]:
 
 @pytest.fixture(scope="module")
 def data_folder(tmp_path_factory):
-    return write_fashion_mnist(tmp_path_factory.mktemp("fashion"))
+    return write_all(tmp_path_factory.mktemp("fashion"))
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from elsewhere import Away, Elsewhere
 from quick import QUICK
-from small_data import write_fashion_mnist
+from small_data import write_all
 from torch import nn
 
 import clenv
@@ -54,7 +54,7 @@ def test_agents_live_the_same_life_there(name):
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_scenarios_stream_the_same_examples_there(name, tmp_path, monkeypatch):
-    monkeypatch.setenv("CLENV_DATA", str(write_fashion_mnist(tmp_path)))
+    monkeypatch.setenv("CLENV_DATA", str(write_all(tmp_path)))
 
     def play(device):
         env = clenv.make(name, device=device).unwrapped

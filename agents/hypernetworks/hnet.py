@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from clenv.agent import tensors
 from clenv.agents.networks.learning import Learner, Training, set_gradients, told
+from clenv.agents.networks.units import one_pass
 from clenv.arithmetic import square_root
 from clenv.events import Exactness, Receipt, UnlearnRequest, VisitEnd
 from clenv.fields import Count, NonNegative
@@ -118,7 +119,7 @@ class HNET(Learner):
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
         hyper = self._hyper
         self._announced = spec.announce_switches and not spec.label_delay  # visits end before anything else comes
-        self._target = Target(hyper.build(spec.input_shape), spec.output_size)
+        self._target = Target(one_pass(hyper.build(spec.input_shape), type(self).__name__), spec.output_size)
         self._hypernetwork = Hypernetwork(
             self._target,
             hyper.embedding,

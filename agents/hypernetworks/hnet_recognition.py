@@ -51,8 +51,7 @@ class HNETRecognition(HNETInferred):
 
     def _start_recogniser(self, tasks: Sequence[int]) -> None:
         """Draw the recogniser, and outputs of tasks, as at the start."""
-        weights, biases = self._target.backbone.initial(self.generator("recogniser"), self._device)
-        self.recogniser: list[nn.Parameter] = [*weights, *biases]
+        self.recogniser = self._target.backbone.initial(self.generator("recogniser"), self._device)
         self.rows: dict[int, list[nn.Parameter]] = {task: self._new_row(task) for task in tasks}
         self.rebuild_tutor()
 
@@ -77,8 +76,7 @@ class HNETRecognition(HNETInferred):
 
     def _recognise(self, x: Tensor) -> Tensor:
         """Return a logit for each task that has an output, shape ``(n, tasks)``."""
-        depth = len(self._target.backbone.layers)
-        h = self._target.backbone.forward(x, self.recogniser[:depth], self.recogniser[depth:])
+        h = self._target.backbone.forward(x, self.recogniser)
         weights, biases = zip(*self.rows.values(), strict=True)
         return F.linear(h, torch.cat(weights), torch.cat(biases))
 

@@ -74,7 +74,8 @@ class HNETReplay(Finetune):
 
     def _inform_teacher(self) -> None:
         """Make the teacher what the classifier is now."""
-        self.teacher.weights, self.teacher.biases = _copied(self.weights), _copied(self.biases)
+        self.teacher.shared = _copied(self.shared)
+        self.teacher.buffers = [buffer.clone() for buffer in self.buffers]
         self.teacher.heads = {slot: _copied(head) for slot, head in self.heads.items()}
 
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
@@ -92,7 +93,7 @@ class HNETReplay(Finetune):
             tasks, x = tasks[:1], x.flatten(0, 1)[None]
         losses = []
         for task, inputs in zip(tasks, x, strict=True):
-            h = self._backbone.forward(inputs, self.weights, self.biases)
+            h = self.hidden(inputs)
             counted = slice(self._spec.outputs(task) if self._head_per_task else None)
             answers = F.linear(h, *self._head(self._slot(task)))[:, counted]
             targets = self.teacher.predict(inputs, task)[:, counted]
@@ -121,7 +122,7 @@ class HNETReplay(Finetune):
         self._inform_teacher()
         remaining = self.replay.tasks()
         slots = sorted({self._slot(task) for task in remaining})
-        self.weights, self.biases = self._backbone.initial(self.generator("init"), self._device)
+        self.restart_backbone()
         self.heads, self.parked, self.slot, self.optimizer = {}, {}, None, None
         self.heads = {slot: self._head(slot) for slot in slots}
         if remaining:
@@ -134,7 +135,7 @@ class HNETReplay(Finetune):
 
     def _refresh(self, tasks: list[int]) -> None:
         """Learn tasks from replay, by the teacher's answers."""
-        parameters = [*self.weights, *self.biases, *(p for head in self.heads.values() for p in head)]
+        parameters = [*self.shared, *(p for head in self.heads.values() for p in head)]
         optimizer, decoders = self._hyper.make_optimizer(parameters), self.replay.decoders(tasks)
         for step in range(self._hyper.refresh_steps):
             draws = self.generator("refresh", step)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clenv.agents.networks.backbone import Backbone, initial_affine
+from clenv.agents.networks.stack import Stack
 from clenv.arithmetic import square_root
 
 Activation = Literal["relu", "elu", "sigmoid"]
@@ -39,16 +40,13 @@ class Target:
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
-        """Shapes of weight and bias, layer by layer, the head's last."""
-        pairs = [(layer.shape, (layer.units,)) for layer in self.backbone.layers]
-        head = (self.outputs, self.backbone.features), (self.outputs,)
-        return [shape for pair in (*pairs, head) for shape in pair]
+        """Shapes of the backbone's parameters, then of the head's weight and bias."""
+        return [*self.backbone.shapes, (self.outputs, self.backbone.features), (self.outputs,)]
 
     @property
     def names(self) -> list[str]:
         """Names of these tensors."""
-        layers = [*(f"layer {number}" for number in range(1, len(self.backbone.layers) + 1)), "head"]
-        return [f"{layer} {kind}" for layer in layers for kind in ("weight", "bias")]
+        return [*self.backbone.names, "head weight", "head bias"]
 
     @property
     def size(self) -> int:
@@ -62,18 +60,17 @@ class Target:
 
     def features(self, x: Tensor, W: Tensor) -> Tensor:
         """Return the backbone's output under weights ``W``, shape ``(n, n_L)``."""
-        tensors = self.tensors(W)[:-2]
-        return self.backbone.forward(x, tensors[::2], tensors[1::2])
+        return self.backbone.forward(x, self.tensors(W)[:-2])
 
     def answer(self, x: Tensor, W: Tensor) -> Tensor:
         """Return ``f(x; W)``, shape ``(n, outputs)``."""
         tensors = self.tensors(W)
-        return F.linear(self.backbone.forward(x, tensors[:-2:2], tensors[1:-2:2]), *tensors[-2:])
+        return F.linear(self.backbone.forward(x, tensors[:-2]), *tensors[-2:])
 
     def initial(self, generator: torch.Generator, device: torch.device) -> Tensor:
         """Draw a network by PyTorch's default law, shape ``(N,)``."""
-        pairs = [initial_affine(shape, generator, device) for shape in self.shapes[::2]]
-        return torch.cat([tensor.detach().flatten() for pair in pairs for tensor in pair])
+        head = initial_affine((self.outputs, self.backbone.features), generator, device)
+        return torch.cat([tensor.detach().flatten() for tensor in (*self.backbone.initial(generator, device), *head)])
 
 
 @dataclass(frozen=True)
@@ -126,13 +123,19 @@ class Hypernetwork:
         """Variance that ``hyperfan`` gives each tensor of the target, as in `Target.shapes` (Chang et al., fan-in).
 
         ``r / (2 fan_in)`` for weights and ``r / 2`` for biases, which then share the variance of a layer's output, with
-        ``r = 2`` for rectified units, else 1. With chunks ``r / fan_in``, and for biases ``1 / (3 fan_in)``, PyTorch's
-        own: a chunk that holds some of both could not have variances so far apart.
+        ``r = 2`` for rectified units, as those of a module are taken to be, else 1. With chunks ``r / fan_in``, and for
+        biases ``1 / (3 fan_in)``, PyTorch's own: a chunk that holds some of both could not have variances so far apart.
         """
-        r = 2.0 if self.target.backbone.activation == "relu" else 1.0
-        fans = [math.prod(shape[1:]) for shape in self.target.shapes[::2]]
-        pairs = [(r / (2 * fan), r / 2) if self.chunk is None else (r / fan, 1 / (3 * fan)) for fan in fans]
-        return [variance for pair in pairs for variance in pair]
+        backbone = self.target.backbone
+        r = 1.0 if isinstance(backbone, Stack) and backbone.activation != "relu" else 2.0
+        variances, fan = [], 1
+        for shape in self.target.shapes:
+            if len(shape) > 1:  # a weight; what has one number a unit belongs to the one before it
+                fan = math.prod(shape[1:])
+                variances.append(r / (2 * fan) if self.chunk is None else r / fan)
+            else:
+                variances.append(r / 2 if self.chunk is None else 1 / (3 * fan))
+        return variances
 
     @cached_property
     def _chunk_variances(self) -> Tensor:

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from annotated_types import MinLen
 from torch import Tensor, nn
 
-from clenv.agents.networks.backbone import Architecture, initial_affine
+from clenv.agents.networks.architecture import Architecture
+from clenv.agents.networks.backbone import initial_affine
 from clenv.agents.networks.learning import set_gradients
 from clenv.events import Receipt, UnlearnRequest
 from clenv.fields import Count, Positive
@@ -54,7 +55,7 @@ class ReplayVAE:
     are the task's own, that is left out.
 
     Attributes:
-        encoder: Weights, then biases, of its layers; weight and bias of its output, mean and log-variance of a code.
+        encoder: Parameters of its layers; weight and bias of its output, mean and log-variance of a code.
         optimizer: Over the encoder.
         decoder: Generates the decoders.
     """
@@ -75,9 +76,9 @@ class ReplayVAE:
     def _begin(self) -> None:
         """Make the encoder, and its optimiser, as at the start."""
         draws = self.decoder.generator("encoder")
-        weights, biases = self._backbone.initial(draws, self._device)
+        layers = self._backbone.initial(draws, self._device)
         output = initial_affine((2 * self._hyper.latent, self._backbone.features), draws, self._device)
-        self.encoder: list[nn.Parameter] = [*weights, *biases, *output]
+        self.encoder: list[nn.Parameter] = [*layers, *output]
         self.optimizer = self._hyper.make_optimizer(self.encoder)
 
     def state_dict(self) -> dict[str, Any]:
@@ -108,8 +109,7 @@ class ReplayVAE:
         self.decoder.follow(gradients[len(self.encoder) :])
 
     def _loss(self, x: Tensor, task: int) -> Tensor:
-        depth = len(self._backbone.layers)
-        h = self._backbone.forward(x, self.encoder[:depth], self.encoder[depth : 2 * depth])
+        h = self._backbone.forward(x, self.encoder[:-2])
         mean, log_variance = F.linear(h, *self.encoder[-2:]).chunk(2, 1)
         draws = self.decoder.generator("noise", task, self.decoder.slots[task]["steps"])
         noise = torch.randn(mean.shape, generator=draws).to(self._device)

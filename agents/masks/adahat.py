@@ -166,7 +166,7 @@ class AdaHAT(HAT):
         if self._hyper.protection == "reference":
             total = torch.stack(list(masks)).sum(0).to(dtype)
             parts = self._backbone.split(total)
-            sums = [*self._backbone.weight_values(parts), *parts]
+            sums = self._backbone.support(parts)
         else:
             sums = [torch.stack(flags).sum(0).to(dtype) for flags in zip(*map(self._support, masks), strict=True)]
         if self._hyper.ablation == "no_sum":
@@ -199,8 +199,9 @@ class AdaHAT(HAT):
         """Return the rate of every shared entry, given the running task's gates."""
         if self._hyper.ablation in _FLAT:
             return self._flat_rates()
-        r = self._strength(gates)
-        return [adjustment_rate(counts, r_l) for counts, r_l in zip(self._counts, [*r, *r], strict=True)]
+        strength = self._strength(gates)
+        r = [strength[role.writes] for role in self._backbone.roles]
+        return [adjustment_rate(counts, r_l) for counts, r_l in zip(self._counts, r, strict=True)]
 
     def _flat_rates(self) -> list[Tensor]:
         """Return rates that follow neither counts nor gates: alpha, or alpha times draws of this step alone."""
@@ -245,10 +246,10 @@ class AdaHAT(HAT):
             self.beside.append(self.running)
         if self._hyper.scale == "grad":
             limit = torch.inf if self._hyper.alpha else 1.0
-            return ScaledGradients(self._shared, [counts >= limit for counts in self._counts], rates)
+            return ScaledGradients(self.shared, [counts >= limit for counts in self._counts], rates)
         if not self.remainder:
             self.remainder = [torch.zeros_like(tensor) for tensor in self._initial]
-        return ScaledUpdates(self._shared, [counts > 0 for counts in self._counts], rates, self.remainder)
+        return ScaledUpdates(self.shared, [counts > 0 for counts in self._counts], rates, self.remainder)
 
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
         """Take one step; while the mask is learned, the rate follows it."""

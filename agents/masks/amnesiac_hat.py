@@ -36,11 +36,11 @@ def routed(units: Sequence[Tensor], backup: Sequence[Tensor], main: Sequence[Ten
     """Return parameters by which some units compute with a backup's weights and the others with those of the main path.
 
     Args:
-        units: Which units, of each layer.
-        backup: Weights of all layers, then biases.
+        units: For each parameter, which of the units that it writes.
+        backup: Parameters.
         main: Likewise.
     """
-    rows = [flags.view(-1, *[1] * (weight.dim() - 1)) for flags, weight in zip([*units, *units], main, strict=True)]
+    rows = [flags.view(-1, *[1] * (weight.dim() - 1)) for flags, weight in zip(units, main, strict=True)]
     return [torch.where(*parts) for parts in zip(rows, backup, main, strict=True)]
 
 
@@ -159,7 +159,8 @@ class AmnesiacHAT(AdaHAT):
         self.shadows: dict[int, list[nn.Parameter]] = {}
         self.shadow_optimizer: torch.optim.Optimizer | None = None
         self.shadow_steps = 0
-        layers = [torch.full_like(w, number % len(self.weights)) for number, w in enumerate(self._initial)]
+        groups = [role.writes for role in self._backbone.roles]
+        layers = [torch.full_like(w, group) for group, w in zip(groups, self._initial, strict=True)]
         self._layer = self._flat(layers).long()
 
     def without_unlearning(self) -> AdaHAT | None:
@@ -184,7 +185,7 @@ class AmnesiacHAT(AdaHAT):
     @torch.no_grad()
     def _write(self) -> None:
         """Set the shared parameters to the rounded total."""
-        for parameter, values in zip(self._shared, self._parts(self.total), strict=True):
+        for parameter, values in zip(self.shared, self._parts(self.total), strict=True):
             parameter.copy_(values)
 
     def _live(self) -> Tensor:
@@ -237,7 +238,7 @@ class AmnesiacHAT(AdaHAT):
             task: Whose visit it was.
             counts: ``S`` of every shared entry in that visit; None: no other task had a mask.
         """
-        theta = self._flat(self._shared)
+        theta = self._flat(self.shared)
         moved = theta != self.total.to(theta.dtype)
         delta = torch.where(moved, theta.double() - self.total, 0.0)
         if self._hyper.prune:
@@ -321,7 +322,7 @@ class AmnesiacHAT(AdaHAT):
         removed = [task for task in request.tasks if task in self.tasks]
         if not removed:
             return super().unlearn(request)
-        size, before = self.memory(), self._flat(self._shared)
+        size, before = self.memory(), self._flat(self.shared)
         if self.running is not None and self.running not in removed:
             self._record(self.running, None if self._protection is None else self._counts)
             if self.shadow_steps:
@@ -337,7 +338,7 @@ class AmnesiacHAT(AdaHAT):
         repaired, examples = self._repair()
         self._prepare()
         self._open_shadows()
-        moved = before != self._flat(self._shared)
+        moved = before != self._flat(self.shared)
         changed = [task for task in self.tasks if bool((moved & self._reads(task)).any())]
         level, detail = receipt.level, receipt.detail
         if changed and level is Exactness.ISOLATED:
@@ -431,15 +432,15 @@ class AmnesiacHAT(AdaHAT):
         assert self.shadow_optimizer is not None  # likewise: there are backups
         record = self.tasks[self.running]
         gates = self._backbone.split(self._gate(self.running, record).detach())
-        main = [parameter.detach() for parameter in self._shared]
+        main = [parameter.detach() for parameter in self.shared]
         head = [parameter.detach() for parameter in record["head"]]
-        depth = len(self.weights)
         losses, parameters = [], []
         for task, shadow in self.shadows.items():
             mask = self.tasks[task]["mask"]
             assert mask is not None  # for the type checker: it had one when the backup began
-            values = routed(self._backbone.split(mask), shadow, main)
-            features = self._backbone.forward(outcome.x, values[:depth], values[depth:], gates)
+            groups = self._backbone.split(mask)
+            values = routed([groups[role.writes] for role in self._backbone.roles], shadow, main)
+            features = self._backbone.forward(outcome.x, values, gates)
             losses.append(loss_of(F.linear(features, *head)[:, : outcome.outputs], outcome.y))
             parameters += shadow
         set_gradients(parameters, torch.autograd.grad(torch.stack(losses).sum(), parameters))
@@ -524,14 +525,14 @@ class AmnesiacHAT(AdaHAT):
                 readers += [task] if len(here) else []
         if not readers or not self._hyper.replay_steps:
             return 0, {}
-        protection = WriteProtection(self._shared, self._parts(~damaged))
-        optimizer = self._hyper.make_optimizer(self._shared)
+        protection = WriteProtection(self.shared, self._parts(~damaged))
+        optimizer = self._hyper.make_optimizer(self.shared)
         for _ in range(self._hyper.replay_steps):
             losses = torch.stack([self._replayed(task) for task in readers])
-            gradients = list(torch.autograd.grad(losses.mean(), self._shared))
+            gradients = list(torch.autograd.grad(losses.mean(), self.shared))
             with torch.no_grad():
                 protection.mask(gradients)
-                set_gradients(self._shared, gradients)
+                set_gradients(self.shared, gradients)
                 optimizer.step()
                 protection.restore()
         self._record(_REPAIR, None)

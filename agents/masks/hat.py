@@ -190,7 +190,7 @@ class HAT(UnitMasked):
             self._trained = record["head"] if policy == "freeze" else []
             return
         # A fixed mask needs no more: what it switches off has no gradient, and returns to its initial value at the end.
-        self._trained = [*self._shared, *record["head"]]
+        self._trained = [*self.shared, *record["head"]]
         masks = [item["mask"] for task, item in self.tasks.items() if task != self.running]
         others = [mask for mask in masks if mask is not None]
         if self.annealing:
@@ -203,7 +203,7 @@ class HAT(UnitMasked):
         """Return what protects the other tasks' weights in the open segment, given their masks."""
         reference = self._hyper.protection == "reference"
         protected = self._support(self._used(others)) if reference else self._union(others)
-        return WriteProtection(self._shared, protected)
+        return WriteProtection(self.shared, protected)
 
     def forward(self, x: Tensor) -> Tensor:
         """Answer inputs of the running task, with the graph."""

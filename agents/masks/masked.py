@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clenv.agent import tensors
-from clenv.agents.networks.backbone import Backbone, initial_affine
+from clenv.agents.networks.backbone import initial_affine
 from clenv.agents.networks.learning import Learner, told
+from clenv.agents.networks.units import Units, units_of
 from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.picture import Picture
 from clenv.settings import StreamSpec
@@ -49,7 +50,7 @@ class UnitMasked(Learner):
     what no task reads returns to its initial value (`_restores`).
 
     Attributes:
-        weights, biases: Of the backbone.
+        shared: Parameters of the backbone.
         tasks: What is kept of each task, in order of first visit.
         running: The task of the open segment; None: there is none.
         annealing: Whether its mask is being learned, rather than fixed.
@@ -68,10 +69,9 @@ class UnitMasked(Learner):
     ) -> None:
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
         self._announced = spec.announce_switches and not spec.label_delay  # visits end before anything else comes
-        self._backbone: Backbone = self._hyper.build(spec.input_shape)
-        self._backbone.require_units(type(self).__name__)
-        self.weights, self.biases = self._backbone.initial(self.generator("init"), self._device)
-        self._initial = [parameter.detach().clone() for parameter in self._shared]
+        self._backbone: Units = units_of(self._hyper.build(spec.input_shape), type(self).__name__)
+        self.shared = self._backbone.initial(self.generator("init"), self._device)
+        self._initial = [parameter.detach().clone() for parameter in self.shared]
         self.tasks: dict[int, Record] = {}
         self.running: int | None = None
         self.annealing = False
@@ -120,14 +120,9 @@ class UnitMasked(Learner):
 
     # What is read under masks
 
-    @property
-    def _shared(self) -> list[nn.Parameter]:
-        return [*self.weights, *self.biases]
-
     def _support(self, mask: Tensor) -> list[Tensor]:
         """Return, for every shared tensor, which entries a network with this mask reads."""
-        parts = self._backbone.split(mask)
-        return [*self._backbone.weight_values(parts), *parts]
+        return self._backbone.support(self._backbone.split(mask))
 
     def _union(self, masks: Iterable[Tensor]) -> list[Tensor]:
         """Return, for every shared tensor, which entries a network with any of these masks reads."""
@@ -157,7 +152,7 @@ class UnitMasked(Learner):
 
     def _answer(self, x: Tensor, record: Record, gates: Tensor) -> Tensor:
         masks = self._backbone.split(gates)
-        return F.linear(self._backbone.forward(x, self.weights, self.biases, masks), *record["head"])
+        return F.linear(self._backbone.forward(x, self.shared, masks), *record["head"])
 
     @torch.no_grad()
     def features(self, x: Tensor, task: int | None = None) -> Tensor:
@@ -173,7 +168,7 @@ class UnitMasked(Learner):
     def features_through(self, x: Tensor, gate: Mapping[str, Tensor]) -> Tensor:
         """Return the backbone's output with a mask."""
         masks = self._backbone.split(gate["mask"]) if gate else None
-        return self._backbone.forward(x, self.weights, self.biases, masks)
+        return self._backbone.forward(x, self.shared, masks)
 
     def capacity(self) -> Mapping[str, float]:
         """Return the share of each layer's units that a finished task uses, and of the weights that one reads."""
@@ -201,7 +196,7 @@ class UnitMasked(Learner):
     def _reset(self) -> None:
         """Return to its initial value every shared entry that no task's output depends on."""
         read = self._union(self._masks(self.tasks))
-        for parameter, initial, flags in zip(self._shared, self._initial, read, strict=True):
+        for parameter, initial, flags in zip(self.shared, self._initial, read, strict=True):
             torch.where(flags, parameter, initial, out=parameter)
 
     # Unlearning

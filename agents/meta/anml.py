@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from clenv.agent import Agent, Outcome
-from clenv.agents.networks.backbone import Architecture
+from clenv.agents.networks.architecture import Architecture
 from clenv.agents.networks.learning import Learner, adam, distance, set_gradients
+from clenv.agents.networks.stack import stack_of
 from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.fields import Count, Positive, Whole
 from clenv.settings import StreamSpec
@@ -107,8 +108,7 @@ class ANML(Learner):
     ) -> None:
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
         hyper = self._hyper
-        backbone = hyper.build(spec.input_shape)
-        backbone.require_units(type(self).__name__)
+        backbone = stack_of(hyper.build(spec.input_shape), type(self).__name__)
         units = backbone.features
         gates = InputMask(backbone, units, threshold=0.0) if hyper.gates == "input" else FreeMask(units, fixed=True)
         self._learner = InnerLearner(

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from clenv.agent import Outcome, tensors
 from clenv.agents.networks.backbone import Backbone, initial_affine
 from clenv.agents.networks.learning import Learner, Training, distance, loss_of, set_gradients
+from clenv.agents.networks.units import one_pass
 from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.fields import NonNegative, Positive, Whole
 from clenv.settings import StreamSpec
@@ -70,7 +71,7 @@ class CMAML(Learner):
     request is refused (L0).
 
     Attributes:
-        phi: Weights and biases of the backbone, weight and bias of the head.
+        phi: Parameters of the backbone, weight and bias of the head.
         rates: ``eta``: the inner rate of each of these tensors.
         last: Minibatch that ``theta`` was last adapted to; None before the first.
         start: Parameters from which it was adapted, if not ``phi`` (PAP).
@@ -106,10 +107,10 @@ class CMAML(Learner):
         self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
     ) -> None:
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
-        self._backbone: Backbone = self._hyper.build(spec.input_shape)
-        weights, biases = self._backbone.initial(self.generator("init"), self._device)
+        self._backbone: Backbone = one_pass(self._hyper.build(spec.input_shape), type(self).__name__)
+        body = self._backbone.initial(self.generator("init"), self._device)
         head = initial_affine((spec.output_size, self._backbone.features), self.generator("head"), self._device)
-        self.phi: list[nn.Parameter] = [*weights, *biases, *head]
+        self.phi: list[nn.Parameter] = [*body, *head]
         self.rates = [nn.Parameter(torch.full_like(p[:1].flatten()[0], self._hyper.inner_rate)) for p in self.phi]
         self.last: Minibatch | None = None
         self.start: list[Tensor] | None = None
@@ -130,9 +131,7 @@ class CMAML(Learner):
     # Answers
 
     def _net(self, theta: Sequence[Tensor], x: Tensor) -> Tensor:
-        depth = len(self._backbone.layers)
-        h = self._backbone.forward(x, theta[:depth], theta[depth : 2 * depth])
-        return F.linear(h, theta[-2], theta[-1])
+        return F.linear(self._backbone.forward(x, theta[:-2]), theta[-2], theta[-1])
 
     def _loss(self, theta: Sequence[Tensor], batch: Minibatch) -> Tensor:
         return loss_of(self._net(theta, batch.x)[:, : batch.outputs], batch.y)
@@ -147,8 +146,7 @@ class CMAML(Learner):
     def features(self, x: Tensor, task: int | None = None) -> Tensor:
         """Return the output of the backbone with ``theta``."""
         del task
-        depth = len(self._backbone.layers)
-        return self._backbone.forward(x, self._theta[:depth], self._theta[depth : 2 * depth])
+        return self._backbone.forward(x, self._theta[:-2])
 
     def enter(self, task: int | None) -> None:
         """Do nothing: the method knows no tasks."""

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clenv.agents.networks.backbone import Architecture, Backbone
 from clenv.agents.networks.learning import loss_of
+from clenv.agents.networks.stack import Layer, Stack
 from clenv.arithmetic import square_root
 
 Phi = dict[str, Tensor]
@@ -131,10 +131,11 @@ class InputMask:
         threshold: Smaller masks are 0.
     """
 
-    def __init__(self, trunk: Backbone, units: int, roles: int = 1, *, threshold: float = _THRESHOLD) -> None:
+    def __init__(self, trunk: Stack, units: int, roles: int = 1, *, threshold: float = _THRESHOLD) -> None:
         self._trunk, self._width, self._roles, self._threshold = trunk, roles * units, roles, threshold
         numbers = range(len(trunk.layers))
         self._weights, self._biases = ([f"{kind} {number}" for number in numbers] for kind in ("weight", "bias"))
+        self._names = [name for pair in zip(self._weights, self._biases, strict=True) for name in pair]
 
     def initial(self, generator: torch.Generator) -> Phi:
         """Draw weights by Glorot's normal law; biases are 0, but for those of the masks."""
@@ -152,8 +153,7 @@ class InputMask:
     def __call__(self, phi: Phi, past: Sequence[Tensor], x: Tensor, h: Tensor) -> Tensor:
         """Return masks; see `Mask`."""
         del past, h
-        weights, biases = ([phi[name] for name in names] for names in (self._weights, self._biases))
-        f = self._trunk.forward(x, weights, biases)
+        f = self._trunk.forward(x, [phi[name] for name in self._names])
         return torch.stack(_gate(f @ phi["mask"] + phi["mask bias"], self._threshold).chunk(self._roles, -1))
 
 
@@ -194,7 +194,7 @@ def make_mask(kind: MaskKind, inputs: int, units: int, masked: Masked = "activat
     if kind == "history":
         return HistoryMask(roles)
     if kind == "input":
-        return InputMask(Architecture(hidden=(_STATE,)).build((inputs,)), units, roles)
+        return InputMask(Stack((Layer("dense", inputs, _STATE),), _STATE), units, roles)
     return FreeMask(units, roles, fixed=kind == "none")
 
 
@@ -262,8 +262,8 @@ class InnerStep(NamedTuple):
 class InnerLearner(NamedTuple):
     """A network whose last hidden layer is masked, trained by plain SGD.
 
-    ``theta`` holds the weights of the backbone, its biases, the weights of the output layer and, if it has one, its
-    bias.
+    ``theta`` holds weight and bias of each layer of the backbone, the weights of the output layer and, if it has one,
+    its bias.
 
     Attributes:
         backbone: All layers but the last.
@@ -280,7 +280,7 @@ class InnerLearner(NamedTuple):
             dimension, the first.
     """
 
-    backbone: Backbone
+    backbone: Stack
     mask: Mask
     rate: float
     window: int
@@ -301,17 +301,17 @@ class InnerLearner(NamedTuple):
         weights = [glorot(shape, generator) for shape in shapes]
         biases = [torch.zeros(shape[0]) for shape in shapes]
         head = [glorot((outputs, self.backbone.features), generator)]
-        return (*weights, *biases, *head, *([torch.zeros(outputs)] if self.output_bias else []))
+        body = [tensor for pair in zip(weights, biases, strict=True) for tensor in pair]
+        return (*body, *head, *([torch.zeros(outputs)] if self.output_bias else []))
 
     def _each(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return torch.func.vmap(function) if self.many else function
 
     def hidden(self, theta: Theta, x: Tensor) -> Tensor:
         """Return the activations before the mask, shape ``(B, N)``."""
-        depth = len(self.backbone.layers)
 
         def one(theta: Theta, x: Tensor) -> Tensor:
-            return self.backbone.forward(x, theta[:depth], theta[depth : 2 * depth])
+            return self.backbone.forward(x, theta[: self.head])
 
         h: Tensor = self._each(one)(theta, x)
         return h

@@ -23,8 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from clenv.agent import Outcome, tensors
-from clenv.agents.networks.backbone import Architecture
+from clenv.agents.networks.architecture import Architecture
 from clenv.agents.networks.learning import Learner, adam, set_gradients
+from clenv.agents.networks.stack import stack_of
 from clenv.errors import CapabilityError, SettingsError
 from clenv.events import Exactness, Receipt, UnlearnRequest, VisitBegin
 from clenv.fields import Count, Positive
@@ -105,8 +106,7 @@ class MetaMask(Learner):
         hyper = self._hyper
         if hyper.reset_on_switch and not spec.announce_switches:
             raise CapabilityError("reset_on_switch=True needs announced visits: expected announce_switches=True")
-        backbone = hyper.build(spec.input_shape)
-        backbone.require_units(type(self).__name__)
+        backbone = stack_of(hyper.build(spec.input_shape), type(self).__name__)
         mask = make_mask(hyper.mask, math.prod(spec.input_shape), backbone.features, hyper.masked)
         self._learner = InnerLearner(
             backbone,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, Protocol
 
 import torch
@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from clenv.agent import Agent, Outcome
 from clenv.errors import CapabilityError, SettingsError
 from clenv.fields import NonNegative, Positive
+from clenv.settings import StreamSpec
 
-from .backbone import Architecture
+from .architecture import Architecture
+from .backbone import Backbone
 
 _FUSED = {"cpu", "cuda"}  # devices for which torch's optimisers have fused kernels
 
@@ -26,7 +28,8 @@ class Learner(Agent):
 
     A subclass says how to make ready for a task (`enter`), how to answer with a graph (`forward`), and what to do with
     a loss (`learn`). Without delay of labels the loss scored by the world carries the graph of `forward`, so that a
-    step costs one forward pass; with delay `forward` runs again when the targets arrive, and `step` only predicts.
+    step costs one forward pass; with delay, or where the network learns by another pass than it answers by, `forward`
+    runs again when the targets arrive, and `step` only predicts.
     """
 
     @abstractmethod
@@ -41,9 +44,14 @@ class Learner(Agent):
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
         """Update from the loss of the task entered; may return figures to log."""
 
+    @property
+    def differs(self) -> bool:
+        """Whether `forward` answers otherwise than `predict`: by dropout, or by the statistics of a minibatch."""
+        return False
+
     def step(self, observation: Mapping[str, Any]) -> Tensor:
         """Answer a minibatch with the graph that `observe` learns from (see `clenv.agent.Agent.step`)."""
-        if self._spec.label_delay:
+        if self._spec.label_delay or self.differs:
             return super().step(observation)
         task = observation["task"]
         self.enter(None if task < 0 else task)
@@ -59,6 +67,43 @@ class Learner(Agent):
             return outcome.loss
         self.enter(outcome.task)
         return loss_of(self.forward(outcome.x)[:, : outcome.outputs], outcome.y)
+
+
+class Networked(Learner):
+    """A learner with a backbone that all tasks share.
+
+    Attributes:
+        shared: Parameters of the backbone.
+        buffers: What the backbone keeps beside them: running statistics, say.
+        passes: How often it has learned, if that draws numbers or changes the buffers.
+    """
+
+    def __init__(
+        self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
+    ) -> None:
+        super().__init__(spec, seed=seed, device=device, **hyperparameters)
+        self._backbone: Backbone = self._hyper.build(spec.input_shape)
+        self.restart_backbone()
+
+    def restart_backbone(self) -> None:
+        """Let the backbone be as at the begin."""
+        self.shared = self._backbone.initial(self.generator("init"), self._device)
+        self.buffers = self._backbone.buffers(self._device)
+        self.passes = 0
+
+    @property
+    def differs(self) -> bool:
+        """Whether the backbone learns by another pass than it answers by."""
+        return self._backbone.differs
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """Return features of inputs to learn by, with the graph; the backbone's buffers move on."""
+        if not self._backbone.differs:
+            return self._backbone.forward(x, self.shared, buffers=self.buffers)
+        draws = self.generator("pass", self.passes)
+        h, self.buffers = self._backbone.train(x, self.shared, draws, buffers=self.buffers)
+        self.passes += 1
+        return h
 
 
 def loss_of(outputs: Tensor, y: Tensor) -> Tensor:
@@ -114,6 +159,11 @@ def distance(parameters: Sequence[Tensor], start: Sequence[Tensor]) -> float:
     """Return ``||a - b|| / ||b||``: how far parameters are from where they started."""
     a, b = (torch.cat([tensor.flatten() for tensor in tensors]) for tensors in (parameters, start))
     return float((a - b).norm() / b.norm())
+
+
+def values_of(hyperparameters: Any) -> dict[str, Any]:
+    """Return hyperparameters by name, as they are: what `dataclasses.asdict` does, without copies of modules."""
+    return {item.name: getattr(hyperparameters, item.name) for item in fields(hyperparameters)}
 
 
 def told(task: int | None, agent: Agent) -> int:

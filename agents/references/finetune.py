@@ -10,19 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clenv.agents.networks.backbone import Backbone, initial_affine
-from clenv.agents.networks.learning import Learner, Training, set_gradients
+from clenv.agents.networks.backbone import initial_affine
+from clenv.agents.networks.learning import Networked, Training, set_gradients
 from clenv.rng import torch_generator
 from clenv.settings import StreamSpec
 
 
-class Finetune(Learner):
+class Finetune(Networked):
     """One network, trained by one optimiser on every minibatch; a head a task where the stream asks for heads.
 
     Nothing is undone on a request: knowledge of a task is spread over weights that all tasks share (level L0).
 
     Attributes:
-        weights, biases: Of the backbone.
+        shared, buffers, passes: Of the backbone, see `Networked`.
         heads: Weight and bias of each head, by task; by 0 if there is one head for all.
         slot: The head in use; None before the first step.
         optimizer: Over the backbone and the head in use.
@@ -38,8 +38,6 @@ class Finetune(Learner):
     ) -> None:
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
         self._head_per_task = spec.head_per_task
-        self._backbone: Backbone = self._hyper.build(spec.input_shape)
-        self.weights, self.biases = self._backbone.initial(self.generator("init"), self._device)
         self.heads: dict[int, list[nn.Parameter]] = {}
         self.parked: dict[int, list[dict[str, Any]]] = {}
         self.slot: int | None = None
@@ -49,7 +47,7 @@ class Finetune(Learner):
     def rebuild(self) -> None:
         """Make the optimiser anew, over restored parameters."""
         if self.slot is not None:
-            self._trained = [*self.weights, *self.biases, *self.heads[self.slot]]
+            self._trained = [*self.shared, *self.heads[self.slot]]
             self.optimizer = self._hyper.make_optimizer(self._trained)
 
     def generator(self, *purpose: int | str) -> torch.Generator:
@@ -85,7 +83,7 @@ class Finetune(Learner):
     def features(self, x: Tensor, task: int | None = None) -> Tensor:
         """Return the backbone's output, the same for every task."""
         del task
-        return self._backbone.forward(x, self.weights, self.biases)
+        return self._backbone.forward(x, self.shared, buffers=self.buffers)
 
     # Learning
 
@@ -102,7 +100,7 @@ class Finetune(Learner):
         state = self.optimizer.state
         self.parked[self.slot] = [dict(state.pop(parameter, {})) for parameter in self.heads[self.slot]]
         self.slot = slot
-        self._trained = [*self.weights, *self.biases, *self.heads[slot]]
+        self._trained = [*self.shared, *self.heads[slot]]
         self.optimizer.param_groups[0]["params"] = self._trained
         for parameter, parked in zip(self.heads[slot], self.parked.pop(slot, ()), strict=False):
             state[parameter] = parked
@@ -110,7 +108,7 @@ class Finetune(Learner):
     def forward(self, x: Tensor) -> Tensor:
         """Answer inputs through the head in use."""
         assert self.slot is not None  # for the type checker: `enter` came before
-        return F.linear(self._backbone.forward(x, self.weights, self.biases), *self.heads[self.slot])
+        return F.linear(self.hidden(x), *self.heads[self.slot])
 
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
         """Take one step of the optimiser."""

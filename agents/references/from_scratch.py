@@ -48,7 +48,7 @@ class FromScratch(Consolidating):
 
     def consolidate(self) -> None:
         """Start anew."""
-        self.weights, self.biases = self._backbone.initial(self.generator("init"), self._device)
+        self.restart_backbone()
         self.heads, self.parked = {}, {}
         self.slot, self.optimizer = None, None
         self.since = self.latest = None

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from clenv.agent import Agent, Outcome
-from clenv.agents.networks.learning import told
+from clenv.agents.networks.learning import told, values_of
 from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.rng import key
 from clenv.settings import StreamSpec
@@ -48,7 +47,7 @@ class Independent(Agent):
 
     def _new(self, task: int) -> Finetune:
         seed = key(self._seed, "network", task)
-        return Finetune(self._spec, seed=seed, device=self._device, **asdict(self._hyper))
+        return Finetune(self._spec, seed=seed, device=self._device, **values_of(self._hyper))
 
     def rebuild(self) -> None:
         """Make the networks anew, to be restored."""

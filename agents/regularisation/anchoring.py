@@ -65,7 +65,7 @@ class Anchored(Consolidating):
 
     def parameters(self, part: int) -> list[nn.Parameter]:
         """Return the parameters of a part."""
-        return [*self.weights, *self.biases] if part == BACKBONE else self.heads[part]
+        return self.shared if part == BACKBONE else self.heads[part]
 
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
         """Take one step of the optimiser on the loss and the penalty."""
@@ -149,8 +149,8 @@ class Estimating(Anchored):
             share = 1 / (sum(sizes.values()) if by == "slot" else sizes[key, slot, outputs])
             xs, ys = (torch.cat(column) for column in zip(*minibatches, strict=True))
             head = self.heads[slot]
-            theta = [*self.weights, *self.biases, *(p[:outputs] for p in head)]
-            means = measure.summed(self._backbone, theta, xs, ys, share)
+            theta = [*self.shared, *(p[:outputs] for p in head)]
+            means = measure.summed(self._backbone, theta, xs, ys, share, buffers=self.buffers)
             for narrow, whole in zip((-2, -1), head, strict=True):
                 means[narrow] = torch.cat([means[narrow], torch.zeros_like(whole[outputs:])])
             parts = found.setdefault(key, {})

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from clenv.agent import Outcome
 from clenv.agents.rehearsal.rehearsing import Rehearsing
@@ -22,6 +22,7 @@ from clenv.settings import StreamSpec
 from .anchoring import BACKBONE, Parts
 from .consolidating import Consolidating, Consolidation
 
+_BUFFERS = -2  # the part of a teacher that is what its backbone keeps beside its parameters
 _NEVER = -1e9  # logit of an output that does not take part
 
 
@@ -80,7 +81,7 @@ class LwF(Rehearsing, Consolidating):
     def forward(self, x: Tensor) -> Tensor:
         """Answer inputs through the head in use."""
         assert self.slot is not None  # for the type checker: `enter` came before
-        self._h = self._backbone.forward(x, self.weights, self.biases)
+        self._h = self.hidden(x)
         self._outputs = F.linear(self._h, *self.heads[self.slot])
         return self._outputs
 
@@ -98,10 +99,9 @@ class LwF(Rehearsing, Consolidating):
 
     def distillation(self, x: Tensor) -> Tensor:
         """Return how far the answers are from the teacher's, all heads in one pass."""
-        heads, weights = list(self.known), len(self.weights)
+        heads = list(self.known)
         with torch.no_grad():
-            backbone = self.teacher[BACKBONE]
-            h = self._backbone.forward(x, backbone[:weights], backbone[weights:])
+            h = self._backbone.forward(x, self.teacher[BACKBONE], buffers=self.teacher[_BUFFERS])
             theirs = _answers(h, [self.teacher[head] for head in heads])
         alone = heads == [self.slot]
         mine = self._outputs if alone else _answers(self._h, [self.heads[head] for head in heads])
@@ -125,8 +125,8 @@ class LwF(Rehearsing, Consolidating):
     @torch.no_grad()
     def consolidate(self) -> None:
         """Let the network as it is be the teacher of the next segment."""
-        parts: Mapping[int, list[nn.Parameter]] = {BACKBONE: [*self.weights, *self.biases], **self.heads}
-        self.teacher = {part: [p.detach().clone() for p in parameters] for part, parameters in parts.items()}
+        parts: Mapping[int, Sequence[Tensor]] = {BACKBONE: self.shared, _BUFFERS: self.buffers, **self.heads}
+        self.teacher = {part: [p.detach().clone() for p in tensors] for part, tensors in parts.items()}
         self.known = {head: columns.clone() for head, columns in self.seen.items()}
         self._know()
 

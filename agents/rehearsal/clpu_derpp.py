@@ -104,7 +104,7 @@ class CLPUDERpp(Learner):
         side, main = self._network(*self._origin(task)), self.main
         if self._hyper.side == "scratch":
             return side
-        side.weights, side.biases = _copies(main.weights), _copies(main.biases)
+        side.shared, side.buffers = _copies(main.shared), [buffer.clone() for buffer in main.buffers]
         if not self._spec.head_per_task:
             side.heads = {slot: _copies(head) for slot, head in main.heads.items()}
         side.rebuild()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clenv.agent import Outcome
-from clenv.agents.networks.learning import Training, loss_of, set_gradients
+from clenv.agents.networks.learning import Training, loss_of, set_gradients, values_of
 from clenv.agents.references.finetune import Finetune
 from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.fields import Count, Whole
@@ -43,7 +43,7 @@ class Rehearsing(Finetune):
     def parameters(self, slots: Iterable[int]) -> list[nn.Parameter]:
         """Return the parameters of the backbone and of some heads, each once."""
         heads = [parameter for slot in dict.fromkeys(slots) for parameter in self.heads[slot]]
-        return [*self.weights, *self.biases, *heads]
+        return [*self.shared, *heads]
 
     def enter(self, task: int | None) -> None:
         """Make ready to learn a task: make its head if there is none."""
@@ -77,7 +77,7 @@ class Rehearsing(Finetune):
 
     def restart(self) -> None:
         """Go back to the initial parameters and a fresh optimiser, without heads."""
-        self.weights, self.biases = self._backbone.initial(self.generator("init"), self._device)
+        self.restart_backbone()
         self.heads, self.slot = {}, None
         self.rebuild()
 
@@ -90,7 +90,7 @@ class Rehearsing(Finetune):
 
     def answers(self, x: Tensor, slots: Sequence[int]) -> Tensor:
         """Answer inputs, each through its own head or all through one, with the graph; shape ``(n, output_size)``."""
-        h = self._backbone.forward(x, self.weights, self.biases)
+        h = self.hidden(x)
         used = list(dict.fromkeys(slots))
         if len(used) == 1:
             return F.linear(h, *self.heads[used[0]])
@@ -222,7 +222,7 @@ class Replaying(Rehearsing):
             del self.tasks[task]
         if not self.tasks:
             freed = self._bytes()
-            fresh = type(self)(self._spec, seed=self._seed, device=self._device, **asdict(self._hyper))
+            fresh = type(self)(self._spec, seed=self._seed, device=self._device, **values_of(self._hyper))
             self.load_state_dict(fresh.state_dict())
             return Receipt(Exactness.EXACT, bytes_freed=freed, detail="no task is left: everything starts anew")
         before = self._bytes()

@@ -181,12 +181,14 @@ class Standard:
     def __init__(self, mean: Tensor, deviation: Tensor) -> None:
         self.mean = mean.view(-1, 1)
         self.deviation = torch.where(deviation > 0, deviation, 1.0).view(-1, 1)
+        self._there = {self.mean.device: (self.mean, self.deviation)}  # data sets are shared: by every device's streams
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return ``x``, any shape of ``channels * positions`` numbers an example, standardised."""
-        if self.mean.device != x.device:
-            self.mean, self.deviation = self.mean.to(x.device), self.deviation.to(x.device)
-        return x.reshape(len(x), len(self.mean), -1).sub(self.mean).div_(self.deviation).view(x.shape)
+        if x.device not in self._there:
+            self._there[x.device] = self.mean.to(x.device), self.deviation.to(x.device)
+        mean, deviation = self._there[x.device]
+        return x.reshape(len(x), len(mean), -1).sub(mean).div_(deviation).view(x.shape)
 
 
 def standard_of(x: Tensor, channels: int) -> Standard:

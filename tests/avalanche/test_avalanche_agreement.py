@@ -49,7 +49,7 @@ def losses_of(make_tasks, ours, theirs, own, options, *, labels, optimizer):
 @torch.no_grad()
 def nudge(agent):
     """Move every weight of the backbone to the next number up or down, as rounding may."""
-    for number, weight in enumerate(agent.weights):
+    for number, weight in enumerate(agent.shared):
         signs = torch.randn(weight.shape, generator=torch_generator(0, "nudge", number)).sign()
         weight.copy_(torch.nextafter(weight, signs * torch.inf))
 
@@ -58,9 +58,8 @@ def nudge(agent):
 def start_like(agent, finetune):
     """Give an Avalanche agent's network the initial parameters of another agent."""
     model = agent.strategy.model
-    for layer, weight, bias in zip(
-        (m for m in model.body if isinstance(m, torch.nn.Linear)), finetune.weights, finetune.biases, strict=True
-    ):
+    layers = [module for module in model.body if isinstance(module, torch.nn.Linear)]
+    for layer, weight, bias in zip(layers, finetune.shared[::2], finetune.shared[1::2], strict=True):
         layer.weight.copy_(weight)
         layer.bias.copy_(bias)
     if hasattr(model, "head"):

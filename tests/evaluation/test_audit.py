@@ -358,7 +358,7 @@ def test_tasks_without_a_registered_scenario(cache):
 def test_another_agent_than_the_one_that_played_is_noticed(cache):
     env, agent = lived("finetune")
     with torch.no_grad():
-        agent.weights[0].add_(1.0)
+        agent.shared[0].add_(1.0)
     with pytest.warns(ClenvWarning, match="does not end in the same agent"):
         clenv.audit(env, agent, cache=cache)
 

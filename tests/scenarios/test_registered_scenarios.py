@@ -7,25 +7,18 @@ import numpy as np
 import pytest
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
-from small_data import write_fashion_mnist
+from small_data import write_all
 
 import clenv
 from clenv.settings import expected_occurrences
 
 SCRIPTED = ("TwoGaussians", "Episodic", "CLPU", "Amnesiac")
-ALL = sorted(name for name in clenv.scenario_ids() if name.startswith("clenv/"))
-
-
-FETCHED = ("SplitCIFAR", "SplitTinyImageNet")  # streamed from small files in tests/scenarios/data/test_published.py
-IDS = [name for name in ALL if not any(part in name for part in FETCHED)]
+IDS = sorted(name for name in clenv.scenario_ids() if name.startswith("clenv/"))
 
 
 @pytest.fixture(scope="module")
 def data_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    for name in ("FashionMNIST", "MNIST"):
-        write_fashion_mnist(folder / name / "raw")
-    return folder
+    return write_all(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +33,7 @@ def test_all_are_registered():
     names += ["Split", "Permuted", "Rotated", "Scrambled", "Domains"]
     names += [f"Toy{name}" for name in ("Fourier", "Polynomial", "RBF", "Sigmoid", "ThreePolynomials")]
     names += [prefix + data for prefix in ("", "CLPU", "AmnesiacHAT5", "AmnesiacHAT20") for data in families]
-    assert sorted(f"clenv/{name}-v0" for name in names) == ALL
+    assert sorted(f"clenv/{name}-v0" for name in names) == IDS
 
 
 @pytest.mark.parametrize("env_id", IDS)

@@ -148,7 +148,7 @@ class Silent(HeadOnly):
     def unlearn(self, request: clenv.UnlearnRequest) -> Receipt:
         super().unlearn(request)
         with torch.no_grad():
-            for weight in self.weights:
+            for weight in self.shared:
                 weight.mul_(0.9)
         return Receipt(Exactness.INTERFACE)
 
@@ -158,5 +158,5 @@ class Refuser(Finetune):
 
     def unlearn(self, request: clenv.UnlearnRequest) -> Receipt:
         with torch.no_grad():
-            self.biases[0].add_(1.0)
+            self.shared[1].add_(1.0)
         return super().unlearn(request)

@@ -48,7 +48,7 @@ def request(*tasks):
 
 
 def shared(agent):
-    return [p.detach().clone() for p in agent._shared]
+    return [p.detach().clone() for p in agent.shared]
 
 
 def all_equal(a, b):

@@ -39,7 +39,7 @@ def finish(env, agent):
 
 
 def parameters(agent):
-    return [*agent.weights, *agent.biases, *(p for slot in sorted(agent.heads) for p in agent.heads[slot])]
+    return [*agent.shared, *(p for slot in sorted(agent.heads) for p in agent.heads[slot])]
 
 
 def same(one, other):

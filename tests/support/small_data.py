@@ -40,6 +40,16 @@ def images_of(classes: int, shape: tuple[int, ...], train: int = TRAIN, test: in
     return pairs
 
 
+def write_all(folder: Path) -> Path:
+    """Write what the registered scenarios look for, in few examples."""
+    for name in ("FashionMNIST", "MNIST"):
+        write_fashion_mnist(folder / name / "raw")
+    for name, classes, size in (("cifar10", 10, 32), ("cifar100", 100, 32), ("tiny-imagenet", 200, 64)):
+        (train, y_train), (test, y_test) = images_of(classes, (size, size, 3), 8, 2)
+        np.savez(folder / f"{name}.npz", x_train=train, y_train=y_train, x_test=test, y_test=y_test)
+    return folder
+
+
 def write_cifar(folder: Path, monkeypatch) -> Path:
     """Write CIFAR-10 and CIFAR-100 as pickles, and let torchvision expect their sums."""
     make_torchvision_importable()

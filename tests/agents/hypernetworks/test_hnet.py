@@ -12,7 +12,7 @@ from clenv.agent import tensors
 from clenv.agents.hypernetworks.hnet import HNET, output_penalty
 from clenv.agents.hypernetworks.hnet_inferred import entropy
 from clenv.agents.hypernetworks.hypernetwork import Hypernetwork, Target
-from clenv.agents.networks.backbone import Architecture
+from clenv.agents.networks.architecture import Architecture
 from clenv.errors import CapabilityError, SettingsError
 from clenv.events import Exactness, UnlearnRequest
 from clenv.rng import torch_generator

@@ -88,9 +88,9 @@ def test_distillation_is_cross_entropy_to_softened_targets():
 def test_the_classifier_is_taught_by_what_it_was(make_tasks):
     env = world(make_tasks)
     agent = play(env, clenv.make_agent("hnet-r", env, **SMALL), 5)
-    before = [p.detach().clone() for p in agent.weights]
+    before = [p.detach().clone() for p in agent.shared]
     play(env, agent, 8)  # the visit of task 1
-    assert all(torch.equal(p, old) for p, old in zip(agent.teacher.weights, before, strict=True))
+    assert all(torch.equal(p, old) for p, old in zip(agent.teacher.shared, before, strict=True))
     x, y = env._x, env._y
     _, replayed = agent.replay.replay([0], 8, agent.generator("replay", agent.steps))
     loss = F.cross_entropy(agent.forward(x), y)
@@ -111,10 +111,10 @@ def test_heads_of_other_tasks_are_replayed_to_and_stay(make_tasks):
     env = world(make_tasks, paradigm="task", task_labels="given")
     agent = play(env, clenv.make_agent("hnet-r", env, **SMALL), 5)
     head = [p.detach().clone() for p in agent.heads[0]]
-    weights = agent.weights[0].detach().clone()
+    weights = agent.shared[0].detach().clone()
     play(env, agent, 10)
     assert all(torch.equal(p, old) for p, old in zip(agent.heads[0], head, strict=True))
-    assert not torch.equal(agent.weights[0], weights)
+    assert not torch.equal(agent.shared[0], weights)
 
 
 # Both, on digits

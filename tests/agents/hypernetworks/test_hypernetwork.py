@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from clenv.agents.hypernetworks.hypernetwork import Hypernetwork, Target
-from clenv.agents.networks.backbone import Architecture
+from clenv.agents.networks.architecture import Architecture
 from clenv.rng import torch_generator
 
 CPU = torch.device("cpu")

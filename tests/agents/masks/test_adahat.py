@@ -55,17 +55,17 @@ def test_sums_by_hand(life):
     play(env, agent)
     set_masks(agent, {0, 12}, {0, 1, 12}, {1, 12, 13})
     masks = [record["mask"] for record in agent.tasks.values()]
-    w1, w2, b1, b2 = agent._sums(masks)
+    w1, b1, w2, b2 = agent._sums(masks)
     assert w1[:3].tolist() == [[2.0] * 6, [2.0] * 6, [0.0] * 6]
     assert w2[:2, :3].tolist() == [[2.0, 2.0, 0.0], [1.0, 1.0, 0.0]]
     assert (b1[:3].tolist(), b2[:3].tolist()) == ([2.0, 2.0, 0.0], [3.0, 1.0, 0.0])
     settings = {"protection": "support", "ablation": "none"}
     for name, value in settings.items():
         object.__setattr__(agent.hyperparameters, name, value)
-    w1, w2, b1, b2 = agent._sums(masks)
+    w1, b1, w2, b2 = agent._sums(masks)
     assert w2[:2, :3].tolist() == [[2.0, 2.0, 0.0], [0.0, 1.0, 0.0]]  # no task has units 0 and 13
     object.__setattr__(agent.hyperparameters, "ablation", "no_sum")
-    assert agent._sums(masks)[1][:2, :3].tolist() == [[3.0, 3.0, 0.0], [0.0, 3.0, 0.0]]
+    assert agent._sums(masks)[2][:2, :3].tolist() == [[3.0, 3.0, 0.0], [0.0, 3.0, 0.0]]
 
 
 def test_shares_of_free_units(life):
@@ -138,7 +138,7 @@ def test_a_step_of_a_second_task_by_hand(life, scale, protection):
     play(env, agent, 8)
     mask = agent.tasks[0]["mask"]
     c1, c2 = mask[:40].float(), mask[40:].float()
-    w1, w2, b1, b2 = (p.clone().requires_grad_() for p in shared(agent))
+    w1, b1, w2, b2 = (p.clone().requires_grad_() for p in shared(agent))
     record = agent._new(1)
     e, (v, c) = record["e"].detach(), [p.detach().clone() for p in record["head"]]
     a1, a2 = torch.sigmoid(e[:40] / 400), torch.sigmoid(e[40:] / 400)
@@ -147,8 +147,8 @@ def test_a_step_of_a_second_task_by_hand(life, scale, protection):
     env.step(agent)
     r1, r2 = (0.2 / (0.1 + (a * (1 - c)).sum() / (1 - c).sum()) for a, c in ((a1, c1), (a2, c2)))
     assert min((1 - c1).sum(), (1 - c2).sum()) > 10
-    sums = [c1[:, None].expand(40, 6), torch.minimum(c2[:, None], c1[None]), c1, c2]
-    for parameter, old, s, r in zip(agent._shared, (w1, w2, b1, b2), sums, (r1, r2, r1, r2), strict=True):
+    sums = [c1[:, None].expand(40, 6), c1, torch.minimum(c2[:, None], c1[None]), c2]
+    for parameter, old, s, r in zip(agent.shared, (w1, b1, w2, b2), sums, (r1, r1, r2, r2), strict=True):
         rate = r / (s + r)
         assert 0.1 < rate.min() < 0.5 < rate.max() == 1
         torch.testing.assert_close(parameter.detach(), (old - 0.1 * rate * old.grad).detach())

@@ -42,7 +42,7 @@ def same(a, b):
 def adds_up(agent):
     """Whether ``theta(0)`` plus the traces is ``theta``, bit for bit."""
     total = agent._sum()
-    return torch.equal(total, agent.total) and torch.equal(total.float(), agent._flat(agent._shared))
+    return torch.equal(total, agent.total) and torch.equal(total.float(), agent._flat(agent.shared))
 
 
 # The ledger
@@ -191,7 +191,7 @@ def test_what_only_the_removed_task_used_is_initial_again(life, options):
     """And what it never touched is unchanged; the receipt names every task whose outputs changed."""
     env, agent = life((0, 1, 2), **options)
     play(env, agent)
-    old, start = agent._flat(agent._shared), agent._flat(agent._initial)
+    old, start = agent._flat(agent.shared), agent._flat(agent._initial)
     own = agent._flat(agent._support(agent.tasks[1]["mask"]))
     others = agent._flat(agent._union([agent.tasks[task]["mask"] for task in (0, 2)]))
     touched = torch.zeros_like(own)
@@ -199,7 +199,7 @@ def test_what_only_the_removed_task_used_is_initial_again(life, options):
         touched[index] |= task == 1
     answers = {task: agent.predict(X, task) for task in (0, 2)}
     receipt = agent.unlearn(request(1))
-    new = agent._flat(agent._shared)
+    new = agent._flat(agent.shared)
     assert (own & ~others).any()
     assert torch.equal(new[own & ~others], start[own & ~others])
     if agent.hyperparameters.compensation == "none":
@@ -258,10 +258,10 @@ def test_requests_at_every_step_keep_the_ledger_right(life, options):
             play(env, agent, step + 1)
             assert task not in agent.traces.tasks
             play(env, agent)
-            assert torch.equal(agent.total.float(), agent._flat(agent._shared))
+            assert torch.equal(agent.total.float(), agent._flat(agent.shared))
             start = agent._flat(agent._initial)
             live = agent._live()
-            assert torch.equal(agent._flat(agent._shared)[~live], start[~live])
+            assert torch.equal(agent._flat(agent.shared)[~live], start[~live])
 
 
 @settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -295,7 +295,7 @@ def test_any_requests_at_any_steps_in_any_order(life, options, rounds, moments):
         assert {*agent.traces.tasks, *agent.memories, *agent.damaged, *agent.shadows}.isdisjoint(known)
         assert all(trace.counts for trace in agent.traces if trace.without in known)  # backups, now in their place
         free = ~agent._live() & agent.hyperparameters.free_reset
-        assert torch.equal(agent._flat(agent._shared)[free], start[free])
+        assert torch.equal(agent._flat(agent.shared)[free], start[free])
     play(env, agent)
     assert agent.unlearn(request(*agent.tasks)).level is Exactness.EXACT
     assert same(agent, initial)
@@ -341,20 +341,19 @@ def test_dividing_by_the_rate_gives_the_unprotected_update(life, steps):
     env, agent = life((0, 1), **options)
     play(env, agent, 8)
     agent.enter(1)
-    for name in ("weights", "biases"):
-        setattr(agent, name, [torch.nn.Parameter(p.detach().double()) for p in getattr(agent, name)])
+    agent.shared = [torch.nn.Parameter(p.detach().double()) for p in agent.shared]
     agent._initial = [p.double() for p in agent._initial]
     for record in agent.tasks.values():
         record["e"] = torch.nn.Parameter(record["e"].detach().double())
     agent.remainder = []
     agent.rebuild()
     agent._free = agent._free.double()
-    slopes = [torch.linspace(1, 2, p.numel(), dtype=torch.float64).view_as(p) for p in agent._shared]
+    slopes = [torch.linspace(1, 2, p.numel(), dtype=torch.float64).view_as(p) for p in agent.shared]
     used = agent._flat(agent._support(agent.tasks[0]["mask"]))
     head = agent.tasks[1]["head"]
     for _ in range(steps):
         agent._s, agent._gates = 1.0, torch.sigmoid(agent.tasks[1]["e"])
-        loss = sum((p * slope).sum() for p, slope in zip(agent._shared, slopes, strict=True))
+        loss = sum((p * slope).sum() for p, slope in zip(agent.shared, slopes, strict=True))
         agent.learn(loss + sum((0 * p).sum() for p in head))
     agent._record(1, agent._counts)
     *_, (_, _, _, index, values, rates) = agent.traces
@@ -424,10 +423,10 @@ def test_backups_do_not_change_learning(life, backup):
 def test_a_backup_that_has_no_unit_is_the_main_network_and_one_that_has_all_is_itself(life):
     agent = life()[1]
     main, other = shared(agent), [p + 1 for p in shared(agent)]
-    none, every = ([torch.full((n,), flag) for n in (12, 10)] for flag in (False, True))
+    none, every = ([torch.full((n,), flag) for n in (12, 12, 10, 10)] for flag in (False, True))
     assert all_equal(routed(none, other, main), main)
     assert all_equal(routed(every, other, main), other)
-    some = [torch.arange(n) % 2 == 0 for n in (12, 10)]
+    some = [torch.arange(n) % 2 == 0 for n in (12, 12, 10, 10)]
     for mixed, a, b in zip(routed(some, other, main), other, main, strict=True):
         assert torch.equal(mixed[::2], a[::2])
         assert torch.equal(mixed[1::2], b[1::2])
@@ -440,13 +439,13 @@ def test_a_step_of_a_backup_by_hand(life):
     task = env.observation["task"]
     agent.enter(task)
     agent._gates = agent._gate(task, agent.tasks[task]).detach()
-    [w1, w2, b1, b2] = start = [p.detach().clone().requires_grad_() for p in agent.shadows[0]]
+    [w1, b1, w2, b2] = start = [p.detach().clone().requires_grad_() for p in agent.shadows[0]]
     x, y = X[:4, :6], torch.tensor([0, 1, 2, 0])
     u1, u2 = agent.tasks[0]["mask"].split((12, 10))
     a1, a2 = agent._gates.split((12, 10))
-    m = [p.detach() for p in agent._shared]
-    z = torch.where(u1, x @ w1.T + b1, x @ m[0].T + m[2])
-    z = torch.where(u2, (z.relu() * a1) @ w2.T + b2, (z.relu() * a1) @ m[1].T + m[3])
+    m = [p.detach() for p in agent.shared]
+    z = torch.where(u1, x @ w1.T + b1, x @ m[0].T + m[1])
+    z = torch.where(u2, (z.relu() * a1) @ w2.T + b2, (z.relu() * a1) @ m[2].T + m[3])
     weight, bias = (p.detach() for p in agent.tasks[task]["head"])
     loss = torch.nn.functional.cross_entropy((z.relu() * a2) @ weight.T + bias, y)
     expected = [p - 0.05 * g for p, g in zip(start, torch.autograd.grad(loss, start), strict=True)]
@@ -472,7 +471,7 @@ def test_a_request_puts_the_backup_in_place(life, options):
     both = masks[0] & masks[1]
     receipts = [each.unlearn(request(0)) for each in (agent, plain)]
     assert both.any()
-    theta, without = agent._flat(agent._shared), plain._flat(plain._shared)
+    theta, without = agent._flat(agent.shared), plain._flat(plain.shared)
     assert torch.equal(theta[both], shadow[both])
     assert torch.equal(theta[~both], without[~both])
     assert not torch.equal(theta[both], without[both])
@@ -621,7 +620,7 @@ def test_no_repair_outlives_an_example_that_went_into_it(life):
     start = agent._flat(agent._initial)
     dead = before[~torch.isin(before, after) & ~agent._live()[before]]
     assert len(dead) > 0
-    assert torch.equal(agent._flat(agent._shared)[dead], start[dead])
+    assert torch.equal(agent._flat(agent.shared)[dead], start[dead])
     once = agent.state_dict()
     agent.load_state_dict(state)
     agent.unlearn(request(0, 1))

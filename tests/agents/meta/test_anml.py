@@ -79,7 +79,7 @@ def test_the_meta_step_by_hand(make_tasks):
     theta = agent._redrawn(tuple(trained[len(phi) :]), classes, 3)
 
     def loss(theta, x, y):
-        w1, w2, b1, b2, w, b = theta
+        w1, b1, w2, b2, w, b = theta
         below = F.relu(F.linear(x, phi["weight 0"], phi["bias 0"]))
         below = F.relu(F.linear(below, phi["weight 1"], phi["bias 1"]))
         h = F.relu(F.linear(F.relu(F.linear(x, w1, b1)), w2, b2))
@@ -147,7 +147,7 @@ def test_the_stream_is_learned_by_plain_sgd_under_fixed_gates(make_tasks, inner)
     env_x, env_y = env._x, env._y
     play(env, agent, 1)
     theta = [p.clone().requires_grad_() for p in agent._redrawn(tuple(start), None, "stream")]
-    w1, w2, b1, b2, w, b = theta
+    w1, b1, w2, b2, w, b = theta
     h = F.relu(F.linear(F.relu(F.linear(env_x, w1, b1)), w2, b2))
     below = F.relu(F.linear(env_x, phi["weight 0"], phi["bias 0"]))
     below = F.relu(F.linear(below, phi["weight 1"], phi["bias 1"]))

@@ -55,14 +55,14 @@ def random_batch(agent, step):
 def test_without_inner_steps_it_is_online_adam_bit_for_bit(make_tasks):
     env, agent = life(make_tasks(2), inner_steps=0, learning_rate=0.01)
     plain = clenv.make_agent("finetune", env, hidden=(5,), learning_rate=0.01)
-    plain.weights, plain.biases, head = agent.state_dict()["phi"][:1], agent.state_dict()["phi"][1:2], agent.phi[2:]
+    plain.shared, head = agent.state_dict()["phi"][:2], agent.phi[2:]
     plain.heads[0] = [torch.nn.Parameter(p.detach().clone()) for p in head]
     finish(env, agent)
     mine = env.score.losses.tolist()
     env.reset(seed=0)
     finish(env, plain)
     assert env.score.losses.tolist() == mine
-    assert same(agent.phi, [*plain.weights, *plain.biases, *plain.heads[0]])
+    assert same(agent.phi, [*plain.shared, *plain.heads[0]])
     env.reset(seed=0)
     adapted = clenv.make_agent("c-maml", env, hidden=(5,), inner_steps=1, learning_rate=0.01)
     finish(env, adapted)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from clenv.agents.meta.masking import HistoryMask, InnerLearner, InputMask, Record, clip, make_mask
-from clenv.agents.networks.backbone import Architecture
+from clenv.agents.networks.architecture import Architecture
 from clenv.rng import torch_generator
 
 UNITS, OUTPUTS, SIZE = 3, 2, 5

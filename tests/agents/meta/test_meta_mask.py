@@ -49,7 +49,7 @@ def test_without_a_mask_it_is_plain_sgd_bit_for_bit(make_tasks):
         while env.timeline.finished is None:
             x, y = env._x, env._y
             env.step(agent)
-            w1, w2, b1, b2, w, b = theta
+            w1, b1, w2, b2, w, b = theta
             loss = F.cross_entropy(F.linear(F.relu(F.linear(F.relu(F.linear(x, w1, b1)), w2, b2)), w, b), y)
             assert mask != "none" or loss.item() == env.score.losses[-1]
             gradients = torch.autograd.grad(loss, theta)

@@ -96,7 +96,7 @@ def test_learning_from_the_scored_pass_equals_a_pass_of_its_own(make_tasks, monk
     _, two_passes = play(make_tasks(3), {})
     assert len(calls) == 12
     assert all(calls)
-    for a, b in zip(one_pass.weights, two_passes.weights, strict=True):
+    for a, b in zip(one_pass.shared, two_passes.shared, strict=True):
         assert torch.equal(a, b)
 
 
@@ -105,7 +105,7 @@ def test_delayed_labels_are_learned_from_when_they_arrive(make_tasks):
     assert env.score.steps == 12
     assert set(late.heads) == {0, 1, 2}
     _, prompt = play(make_tasks(3), {"optimizer": "sgd"})
-    for a, b in zip(late.weights, prompt.weights, strict=True):
+    for a, b in zip(late.shared, prompt.shared, strict=True):
         assert torch.equal(a, b)  # the same minibatches in the same order; only what was predicted meanwhile differs
 
 

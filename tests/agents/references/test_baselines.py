@@ -34,7 +34,7 @@ def test_it_does_something_and_switched_off_it_is_plain_training(make_tasks, nam
         return live(world(make_tasks(3), paradigm="domain"), cls, learning_rate=0.01, **options)
 
     plain, on = lived(Finetune), lived(agent_class(name))
-    pairs = zip((*on.weights, *on.biases), (*plain.weights, *plain.biases), strict=True)
+    pairs = zip(on.shared, plain.shared, strict=True)
     assert max((one - other).abs().max() for one, other in pairs) > 1e-4
     if name in OFF:
         assert same(lived(agent_class(name), **OFF[name]), plain)

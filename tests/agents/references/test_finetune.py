@@ -38,7 +38,7 @@ def test_it_equals_a_loop_by_hand_with_one_optimiser_over_all_heads(make_tasks, 
     tasks = make_tasks(2)
     env = world(tasks)
     agent = clenv.make_agent("finetune", env, hidden=(5,), seed=3, **options)
-    backbone = [nn.Parameter(p.detach().clone()) for p in (*agent.weights, *agent.biases)]
+    backbone = [nn.Parameter(p.detach().clone()) for p in agent.shared]
     heads = [[nn.Parameter(p.detach().clone()) for p in agent._head(task)] for task in (0, 1)]
     optimizer = optimizer_class([*backbone, *heads[0], *heads[1]], **same)
     losses = []
@@ -52,7 +52,7 @@ def test_it_equals_a_loop_by_hand_with_one_optimiser_over_all_heads(make_tasks, 
         loss.backward()
         optimizer.step()
     assert env.score.losses.tolist() == losses
-    for mine, hers in zip([*agent.weights, *agent.biases, *agent.heads[1]], [*backbone, *heads[1]], strict=True):
+    for mine, hers in zip([*agent.shared, *agent.heads[1]], [*backbone, *heads[1]], strict=True):
         assert torch.equal(mine, hers)
 
 
@@ -90,8 +90,8 @@ def test_requests_are_refused_and_change_nothing(make_tasks):
     env = world(make_tasks(2))
     agent = clenv.make_agent("finetune", env)
     finish(env, agent)
-    before = [p.clone() for p in agent.weights]
+    before = [p.clone() for p in agent.shared]
     receipt = agent.unlearn(UnlearnRequest(8, (0,), ((0, 1),), ((0, 2),)))
     assert receipt.level is Exactness.UNSUPPORTED
-    assert all(map(torch.equal, before, agent.weights))
+    assert all(map(torch.equal, before, agent.shared))
     assert sorted(agent.heads) == [0, 1]

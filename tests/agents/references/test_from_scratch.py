@@ -41,10 +41,10 @@ def test_every_visit_is_a_first_one(make_tasks, paradigm):
 def test_it_starts_anew_after_a_period_and_before_a_jump(make_tasks):
     env = world(make_tasks(2, rows=12), schedule=(0, 1), round_length=40)
     start = clenv.make_agent("from-scratch", env, segments="fixed", period=3)
-    initial = start.weights[0].detach().clone()
+    initial = start.shared[0].detach().clone()
     for step in range(7):
         env.step(start)
-        assert torch.equal(start.weights[0], initial) is (step in (2, 5))
+        assert torch.equal(start.shared[0], initial) is (step in (2, 5))
     env.reset(seed=0)
     agent = clenv.make_agent("from-scratch", env, segments="detected", learning_rate=0.01)
     for _ in range(40):
@@ -55,7 +55,7 @@ def test_it_starts_anew_after_a_period_and_before_a_jump(make_tasks):
     fresh = clenv.make_agent("finetune", env, learning_rate=0.01)
     fresh.enter(None)
     fresh.learn(torch.nn.functional.cross_entropy(fresh.forward(x), y))
-    assert torch.equal(agent.weights[0], fresh.weights[0])
+    assert torch.equal(agent.shared[0], fresh.shared[0])
 
 
 @pytest.mark.parametrize(
@@ -70,12 +70,12 @@ def test_what_a_request_finds(make_tasks, options, step, level):
     """Task 1 is visited in steps 4 to 7; after step 9 the open segment began at step 8, or at step 6."""
     env = world(make_tasks(3), requests=Script((unlearn(1, step=step),)))
     agent = clenv.make_agent("from-scratch", env, **options)
-    initial = agent.weights[0].detach().clone()
+    initial = agent.shared[0].detach().clone()
     while env.timeline.step <= step:
-        before = agent.weights[0].detach().clone()
+        before = agent.shared[0].detach().clone()
         env.step(agent)
     [(_, receipt)] = env.receipts
     assert receipt.level is level
-    assert torch.equal(agent.weights[0], initial) is (level is Exactness.INTERFACE)
+    assert torch.equal(agent.shared[0], initial) is (level is Exactness.INTERFACE)
     assert receipt.changed == ((0, 2) if level is Exactness.INTERFACE else ())
     assert not torch.equal(before, initial)

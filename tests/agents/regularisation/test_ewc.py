@@ -46,7 +46,7 @@ def test_it_equals_a_loop_by_hand_with_one_summand_a_segment(make_tasks, name, d
     env = world(make_tasks(3), paradigm="domain")
     options = {"decay": decay} if name == "ewc-online" else {}
     agent = clenv.make_agent(name, env, strength=20.0, examples=None, **SGD, **options)
-    theta = [nn.Parameter(p.detach().clone()) for p in (*agent.weights, *agent.biases, *agent._head(0))]
+    theta = [nn.Parameter(p.detach().clone()) for p in (*agent.shared, *agent._head(0))]
 
     def logits_of(x):
         return F.linear(F.relu(F.linear(x, theta[0], theta[1])), theta[2], theta[3])
@@ -70,7 +70,7 @@ def test_it_equals_a_loop_by_hand_with_one_summand_a_segment(make_tasks, name, d
                 fisher = [decay * old + new for old, new in zip(summands[0][0], fisher, strict=True)]
                 summands = []
             summands.append((fisher, anchor))
-    mine = (*agent.weights, *agent.biases, *agent.heads[0])
+    mine = (*agent.shared, *agent.heads[0])
     for a, b in zip((mine[0], mine[1], mine[2], mine[3]), theta, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
@@ -82,7 +82,7 @@ def test_one_summand_of_each_form_is_the_same(make_tasks):
         agents.append(clenv.make_agent(name, env, strength=30.0, **SGD))
         for _ in range(8 - 1):
             env.step(agents[-1])
-    assert all(map(torch.equal, agents[0].weights, agents[1].weights))
+    assert all(map(torch.equal, agents[0].shared, agents[1].shared))
     assert agents[0].omega.keys() == agents[1].omega.keys() == {-1, 0}
 
 

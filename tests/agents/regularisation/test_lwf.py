@@ -33,7 +33,7 @@ def test_it_equals_a_loop_by_hand(make_tasks, paradigm):
     """One head, or a head a task, all of which learn."""
     env = world(make_tasks(3), paradigm=paradigm)
     agent = clenv.make_agent("lwf", env, strength=0.7, temperature=3.0, **SGD)
-    body = [nn.Parameter(p.detach().clone()) for p in (*agent.weights, *agent.biases)]
+    body = [nn.Parameter(p.detach().clone()) for p in agent.shared]
     heads = {task: [nn.Parameter(p.detach().clone()) for p in agent._head(task)] for task in range(3)}
     optimizer = torch.optim.SGD([*body, *(p for head in heads.values() for p in head)], lr=0.1)
     teacher = None
@@ -56,7 +56,7 @@ def test_it_equals_a_loop_by_hand(make_tasks, paradigm):
         if step % 4 == 3:
             old_heads = {task: [p.detach().clone() for p in heads[task]] for task in met}
             teacher = [p.detach().clone() for p in body], old_heads
-    for mine, hers in zip((*agent.weights, *agent.biases, *agent.heads[0]), (*body, *heads[0]), strict=True):
+    for mine, hers in zip((*agent.shared, *agent.heads[0]), (*body, *heads[0]), strict=True):
         torch.testing.assert_close(mine, hers, rtol=1e-4, atol=1e-6)
 
 
@@ -74,7 +74,7 @@ def test_there_is_no_pull_at_the_snapshot(make_tasks, regression):
                 agent.heads[0][0][0] += torch.linspace(0, 1, 5)
         agent.forward(x)
         pull = agent.distillation(x)
-        gradient = torch.autograd.grad(pull, agent.weights)[0].abs().max().item()
+        gradient = torch.autograd.grad(pull, agent.shared)[0].abs().max().item()
         assert (pull.item() > 1e-3) is moved
         assert (gradient > 1e-4) is moved
 
@@ -116,7 +116,7 @@ def test_a_request_drops_heads_and_what_is_held_of_them(make_tasks):
         env.step(agent)
     assert sorted(agent.heads) == sorted(agent.seen) == [1, 2]
     assert sorted(agent.known) == [1]
-    assert sorted(agent.teacher) == [-1, 1]
+    assert sorted(agent.teacher) == [-2, -1, 1]
     assert len(agent.optimizer.state) == 6
     env.step(agent)
     assert [receipt.level for _, receipt in env.receipts] == [Exactness.INTERFACE] * 2

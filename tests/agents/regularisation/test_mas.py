@@ -26,7 +26,7 @@ def test_importance_is_the_mean_absolute_gradient_of_single_examples(make_tasks)
     for _ in range(5):
         shown.append(env._observation["x"])
         env.step(agent)
-    theta = [*agent.weights, *agent.biases]
+    theta = list(agent.shared)
     expected = [torch.zeros_like(p) for p in theta]
     for x in torch.cat(shown):
         value = agent.forward(x[None]).square().sum()

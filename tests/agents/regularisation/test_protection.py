@@ -42,7 +42,7 @@ def trained(make_tasks, name, world, schedule=(0, 1, 0, 2), round_length=4, **hy
 
 def parameters(agent):
     heads = [p for slot in sorted(agent.heads) for p in agent.heads[slot]]
-    return torch.cat([p.detach().flatten() for p in (*agent.weights, *agent.biases, *heads)])
+    return torch.cat([p.detach().flatten() for p in (*agent.shared, *heads)])
 
 
 @pytest.mark.parametrize(

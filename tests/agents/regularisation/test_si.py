@@ -20,11 +20,11 @@ def world(tasks, **settings):
 def test_with_sgd_the_path_is_the_rate_times_the_squared_gradients(make_tasks):
     env = world(make_tasks(2))
     agent = clenv.make_agent("si", env, optimizer="sgd", learning_rate=0.1, hidden=(5,))
-    expected = [torch.zeros_like(p) for p in agent.weights]
+    expected = [torch.zeros_like(p) for p in agent.shared]
     for _ in range(4):
-        before = [p.detach().clone() for p in agent.weights]
+        before = [p.detach().clone() for p in agent.shared]
         env.step(agent)
-        for total, old, new in zip(expected, before, agent.weights, strict=True):
+        for total, old, new in zip(expected, before, agent.shared, strict=True):
             total += (old - new.detach()) ** 2 / 0.1
     for path, total in zip(agent.path[-1], expected, strict=False):
         torch.testing.assert_close(path, total, rtol=1e-3, atol=1e-8)
@@ -35,17 +35,17 @@ def test_with_sgd_the_path_is_the_rate_times_the_squared_gradients(make_tasks):
 def test_importance_at_the_end_of_a_segment(make_tasks):
     env = world(make_tasks(2))
     agent = clenv.make_agent("si", env, learning_rate=0.01, hidden=(5,), xi=0.3)
-    start = [p.detach().clone() for p in agent.weights]
+    start = [p.detach().clone() for p in agent.shared]
     for _ in range(4):
         env.step(agent)
     env.step(agent)
-    for omega, old, new, path in zip(agent.omega[-1], start, agent.weights, agent.path[-1], strict=False):
+    for omega, old, new, path in zip(agent.omega[-1], start, agent.shared, agent.path[-1], strict=False):
         assert (omega >= 0).all()
         assert omega.max() > 0
         assert not path.any()
         assert torch.all(omega <= 1 / 0.3)
         assert (old - new).abs().max() > 0
-    assert all(map(torch.equal, agent.anchor[-1], (*agent.weights, *agent.biases)))
+    assert all(map(torch.equal, agent.anchor[-1], agent.shared))
 
 
 def test_importance_is_the_path_over_the_squared_distance(make_tasks):
@@ -54,7 +54,7 @@ def test_importance_is_the_path_over_the_squared_distance(make_tasks):
     env.step(agent)
     agent.path[-1][0].fill_(3.0)[0].fill_(-3.0)
     with torch.no_grad():
-        agent.anchor[-1][0].copy_(agent.weights[0] - 2.0)
+        agent.anchor[-1][0].copy_(agent.shared[0] - 2.0)
     agent.consolidate()
     torch.testing.assert_close(agent.omega[-1][0][1:], torch.full((4, 6), 3 / (4 + 0.5)))
     assert not agent.omega[-1][0][0].any()
@@ -83,10 +83,10 @@ def test_the_path_leaves_the_penalty_out(make_tasks):
     agent = clenv.make_agent("si", env, optimizer="sgd", learning_rate=0.1, hidden=(5,), strength=50.0)
     for _ in range(6):
         env.step(agent)
-    old, path, omega = agent.weights[0].detach().clone(), agent.path[-1][0].clone(), agent.omega[-1][0].clone()
+    old, path, omega = agent.shared[0].detach().clone(), agent.path[-1][0].clone(), agent.omega[-1][0].clone()
     penalty = 2 * 50 * omega * (old - agent.anchor[-1][0])
     env.step(agent)
-    change = agent.weights[0].detach() - old
+    change = agent.shared[0].detach() - old
     gradient = -change / 0.1 - penalty
     assert penalty.abs().max() > 1e-3
     torch.testing.assert_close(agent.path[-1][0], path - gradient * change, rtol=1e-3, atol=1e-7)

@@ -128,7 +128,7 @@ def test_a_fit_is_a_function_of_what_is_kept(make_tasks, cls):
     agent = live(world(make_tasks(3)), cls, epochs=2)
     twin = live(world(make_tasks(3)), cls, epochs=2)
     with torch.no_grad():
-        for parameter in twin.weights:
+        for parameter in twin.shared:
             parameter.zero_()
     assert not same(agent, twin)
     twin.consolidate()

@@ -161,7 +161,7 @@ def test_starting_anew_leaves_a_function_of_the_buffer(make_tasks):
     assert env.receipts[0][1].samples == 7 * 8
     assert difference(lives[0].state_dict(), lives[1].state_dict()) is None
     fresh = clenv.make_agent("finetune", env)
-    assert difference(lives[0].inner.weights, fresh.weights) is not None
+    assert difference(lives[0].inner.shared, fresh.shared) is not None
 
 
 @pytest.mark.parametrize("towards", ["loss", "random"])

@@ -1,0 +1,177 @@
+"""Any `torch.nn.Module` as a backbone: called with parameters that live elsewhere (`torch.func.functional_call`)."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.parameter import is_lazy
+
+from clenv.errors import SettingsError
+from clenv.fields import Network
+
+from .backbone import Backbone
+
+_PROBES = 4  # examples that a module is tried with
+
+
+class Module(Backbone):
+    """A module up to its features; a head is put on top of what it returns, flattened.
+
+    A module that is given begins with the parameters it has, whatever the seed: pretrained ones, say. A function that
+    makes one draws them from the agent's seed: PyTorch's generator is seeded for the call and is then as before. The
+    module itself is never changed.
+
+    Args:
+        given: The module, or what makes it; a function may take ``input_shape``.
+        input_shape: Shape of one input.
+
+    Raises:
+        SettingsError: It is no module, cannot be called on such inputs, returns anything but a tensor of floats with a
+            row an example, has no parameters, or changes what it keeps when it only answers.
+    """
+
+    def __init__(self, given: Network, input_shape: Sequence[int]) -> None:
+        self._given, self._shape = given, tuple(input_shape)
+        self._made = found(given) if isinstance(given, str) else given
+        self._net = self._fresh(torch.Generator().manual_seed(0))
+        self._names = [name for name, _ in self._net.named_parameters()]
+        self._kept = [name for name, _ in self._net.named_buffers()]
+        if not self._names:
+            raise SettingsError(f"{self} has no parameters: expected a network that can learn")
+        self._features, self._differs = self._probe()
+
+    def __repr__(self) -> str:
+        """Return what was given."""
+        name = getattr(self._given, "__name__", type(self._given).__name__)
+        return f"backbone={self._given if isinstance(self._given, str) else name!r}"
+
+    @property
+    def features(self) -> int:
+        """Width of the output."""
+        return self._features
+
+    @property
+    def differs(self) -> bool:
+        """Whether it learns by another pass than it answers by, as a trial has shown."""
+        return self._differs
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the parameters, in the module's order; those that are tied count once."""
+        return [tuple(parameter.shape) for parameter in self._net.parameters()]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the parameters, as the module has them."""
+        return self._names
+
+    def initial(self, generator: torch.Generator, device: torch.device) -> list[nn.Parameter]:
+        """Return the module's own parameters, or draw those of a function's module."""
+        net = self._fresh(generator)
+        return [nn.Parameter(p.detach().clone().to(device), requires_grad=True) for p in net.parameters()]
+
+    def buffers(self, device: torch.device) -> list[Tensor]:
+        """Return the module's buffers."""
+        return [buffer.detach().clone().to(device) for buffer in self._net.buffers()]
+
+    def forward(self, x: Tensor, theta: Sequence[Tensor], *, buffers: Sequence[Tensor] = ()) -> Tensor:
+        """Return features in evaluation mode."""
+        return self._call(x, theta, buffers, train=False)
+
+    def train(
+        self, x: Tensor, theta: Sequence[Tensor], generator: torch.Generator, *, buffers: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return features in training mode, and the buffers after it; what it draws comes from the generator."""
+        after = [buffer.clone() for buffer in buffers]
+        with _drawing_from(generator, x.device):
+            return self._call(x, theta, after, train=True), after
+
+    def _call(self, x: Tensor, theta: Sequence[Tensor], buffers: Sequence[Tensor], *, train: bool) -> Tensor:
+        self._net.train(train)
+        state = dict(zip((*self._names, *self._kept), (*theta, *buffers), strict=True))
+        h = cast("Tensor", functional_call(self._net, state, (x,)))
+        return h if h.dim() == 2 else h.flatten(1)
+
+    def _fresh(self, generator: torch.Generator) -> nn.Module:
+        """Return a module of its own, every parameter made."""
+        with _drawing_from(generator, torch.device("cpu")):
+            net = self._make()
+            if any(map(is_lazy, [*net.parameters(), *net.buffers()])):
+                net.eval()
+                with torch.no_grad():
+                    net(torch.zeros(_PROBES, *self._shape))
+        return net.cpu()
+
+    def _make(self) -> nn.Module:
+        if isinstance(self._made, nn.Module):
+            return copy.deepcopy(self._made)
+        if not callable(self._made):
+            raise SettingsError(
+                f"{self} is a {type(self._made).__name__}: expected a torch.nn.Module, or what makes one"
+            )
+        takes = inspect.signature(self._made).parameters
+        made = self._made(**({"input_shape": self._shape} if "input_shape" in takes else {}))
+        if not isinstance(made, nn.Module):
+            raise SettingsError(f"{self} returns a {type(made).__name__}: expected a torch.nn.Module")
+        return made
+
+    @torch.no_grad()
+    def _probe(self) -> tuple[int, bool]:
+        """Try the module: return the width of its output, and whether the two modes differ."""
+        x = torch.randn(_PROBES, *self._shape, generator=torch.Generator().manual_seed(0))
+        theta, before = list(self._net.parameters()), self.buffers(torch.device("cpu"))
+        kept = [buffer.clone() for buffer in before]
+        try:
+            answer = self._call_raw(x, theta, kept)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise SettingsError(f"{self} cannot answer inputs of shape {self._shape}: {error}") from error
+        if not (isinstance(answer, Tensor) and answer.is_floating_point() and answer.shape[:1] == (_PROBES,)):
+            shown = (
+                f"{answer.dtype} of shape {tuple(answer.shape)}"
+                if isinstance(answer, Tensor)
+                else type(answer).__name__
+            )
+            raise SettingsError(
+                f"{self} returns {shown} for {_PROBES} inputs: expected floats, a row an input; wrap it in a module "
+                "that returns its features alone"
+            )
+        if not all(map(torch.equal, before, kept)):
+            raise SettingsError(f"{self} changes its buffers in evaluation mode: an answer must leave them as they are")
+        learned, after = self.train(x, theta, torch.Generator().manual_seed(0), buffers=before)
+        same = torch.equal(learned, answer.flatten(1)) and all(map(torch.equal, before, after))
+        return math.prod(answer.shape[1:]), not same
+
+    def _call_raw(self, x: Tensor, theta: Sequence[Tensor], buffers: Sequence[Tensor]) -> Any:
+        self._net.eval()
+        state = dict(zip((*self._names, *self._kept), (*theta, *buffers), strict=True))
+        return functional_call(self._net, state, (x,))
+
+
+@contextmanager
+def _drawing_from(generator: torch.Generator, device: torch.device) -> Iterator[None]:
+    """Let what draws from PyTorch's own generator draw from this one; afterwards that one is as it was before."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        yield
+
+
+def found(path: str) -> Any:
+    """Return what ``module:name`` leads to.
+
+    Raises:
+        SettingsError: It leads nowhere.
+    """
+    module, _, name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SettingsError(f"backbone={path!r} leads nowhere: {error}") from error

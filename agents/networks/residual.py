@@ -1,0 +1,253 @@
+"""Residual networks (He et al., CVPR 2016), whose channels masks can switch.
+
+A unit is a channel of the stream it belongs to: all blocks of a stage add to one stream, and one mask switches its
+channels after every addition. Between the two convolutions of a block lies a group of units of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .normalising import Normalise, moved, over_positions, statistics
+from .stack import ACTIVATIONS, Activation, Parts, cut, initial_layer, normalised
+from .units import Role, Units
+
+Shortcut = Literal["projection", "padding"]
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution without bias, then normalisation.
+
+    Attributes:
+        inputs: Channels it reads.
+        units: Channels it makes.
+        writes: Group of these.
+        reads: Group of the others; None: the image.
+        kernel: Width and height of the kernel.
+        stride: Step.
+    """
+
+    inputs: int
+    units: int
+    writes: int
+    reads: int | None = None
+    kernel: int = 3
+    stride: int = 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weights."""
+        return self.units, self.inputs, self.kernel, self.kernel
+
+
+@dataclass(frozen=True)
+class Block:
+    """Two convolutions around which a stream goes.
+
+    Attributes:
+        first: Number of the first convolution.
+        second: Number of the second.
+        stream: Group of the stream that it adds to.
+        shortcut: Number of the convolution that brings the stream before into it; None: the stream is that one, or its
+            channels are the first of this one's, at every second place.
+    """
+
+    first: int
+    second: int
+    stream: int
+    shortcut: int | None = None
+
+
+@dataclass(frozen=True)
+class Residual(Units):
+    """A convolution, stages of blocks, and the mean over all positions.
+
+    The parameters are, convolution by convolution: weight; scale and shift, with normalisation. The buffers of batch
+    normalisation are running means and variances.
+
+    Attributes:
+        convolutions: In order; the first reads the image.
+        blocks: In order.
+        widths: Units of every group.
+        activation: What follows each convolution and each addition.
+        normalise: How pre-activations are normalised.
+    """
+
+    convolutions: tuple[Convolution, ...]
+    blocks: tuple[Block, ...]
+    widths: tuple[int, ...]
+    activation: Activation = "relu"
+    normalise: Normalise = "batch"
+
+    @property
+    def features(self) -> int:
+        """Width of the output: channels of the last stream."""
+        return self.widths[self.blocks[-1].stream]
+
+    @property
+    def units(self) -> list[int]:
+        """Units of every group."""
+        return list(self.widths)
+
+    @property
+    def differs(self) -> bool:
+        """Whether it learns by another pass than it answers by."""
+        return self.normalise == "batch"
+
+    @cached_property
+    def kinds(self) -> list[str]:
+        """Kinds of the parameters of a convolution."""
+        return ["weight", *(["scale", "shift"] if self.normalise != "none" else [])]
+
+    @cached_property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the parameters, in order."""
+        return [each.shape if kind == "weight" else (each.units,) for each in self.convolutions for kind in self.kinds]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the parameters, in order."""
+        return [f"convolution {n} {kind}" for n in range(1, len(self.convolutions) + 1) for kind in self.kinds]
+
+    @cached_property
+    def roles(self) -> list[Role]:
+        """What each parameter is to the units."""
+        return [
+            Role(each.writes, each.reads, True) if kind == "weight" else Role(each.writes)
+            for each in self.convolutions
+            for kind in self.kinds
+        ]
+
+    def initial(self, generator: torch.Generator, device: torch.device) -> list[nn.Parameter]:
+        """Draw weights by PyTorch's default law, on the CPU; scales are 1, shifts 0."""
+        return [
+            parameter
+            for each in self.convolutions
+            for parameter in initial_layer(each.shape, self.kinds, generator, device)
+        ]
+
+    def buffers(self, device: torch.device) -> list[Tensor]:
+        """Return running means, 0, and variances, 1."""
+        fills = (torch.zeros, torch.ones) if self.normalise == "batch" else ()
+        return [fill(each.units, device=device) for each in self.convolutions for fill in fills]
+
+    def forward(
+        self,
+        x: Tensor,
+        theta: Sequence[Tensor],
+        unit_masks: Sequence[Tensor] | None = None,
+        *,
+        buffers: Sequence[Tensor] = (),
+    ) -> Tensor:
+        """Return features; see `Units.forward`."""
+        return _Pass(self, theta, unit_masks, buffers, learns=False).features(x)
+
+    def train(
+        self, x: Tensor, theta: Sequence[Tensor], generator: torch.Generator, *, buffers: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return features under the statistics of the minibatch, and the next statistics."""
+        del generator
+        one = _Pass(self, theta, None, buffers, learns=self.differs)
+        return one.features(x), one.after
+
+
+class _Pass:
+    """One pass through a residual network."""
+
+    def __init__(
+        self,
+        net: Residual,
+        theta: Sequence[Tensor],
+        masks: Sequence[Tensor] | None,
+        buffers: Sequence[Tensor],
+        *,
+        learns: bool,
+    ) -> None:
+        self._net, self._masks, self._buffers, self._learns = net, masks, buffers, learns
+        self._parts: list[Parts] = cut(theta, net.kinds, len(net.convolutions))
+        self.after = list(buffers)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the mean of the last stream over all positions."""
+        net = self._net
+        h = self._act(self._convolve(0, x), net.convolutions[0].writes)
+        for block in net.blocks:
+            inner = self._act(self._convolve(block.first, h), net.convolutions[block.first].writes)
+            z = self._convolve(block.second, inner)
+            h = self._act(z + self._brought(block, h, z), block.stream)
+        return h.mean((2, 3))
+
+    def _brought(self, block: Block, h: Tensor, z: Tensor) -> Tensor:
+        """Return what goes around a block."""
+        if block.shortcut is not None:
+            return self._convolve(block.shortcut, h)
+        if h.shape == z.shape:
+            return h
+        return F.pad(h[:, :, ::2, ::2], (0, 0, 0, 0, 0, z.shape[1] - h.shape[1]))
+
+    def _convolve(self, number: int, h: Tensor) -> Tensor:
+        each, parts, how = self._net.convolutions[number], self._parts[number], self._net.normalise
+        z = F.conv2d(h, parts.weight, stride=each.stride, padding=each.kernel // 2)
+        moments = self._buffers[2 * number : 2 * number + 2]
+        if self._learns:
+            mean, variance = statistics(z)
+            self.after[2 * number : 2 * number + 2] = moved(moments, mean, variance, z)
+            moments = (mean, variance)
+        return normalised(how, z, parts, self._mask(each.writes, z), moments)
+
+    def _act(self, z: Tensor, group: int) -> Tensor:
+        h, mask = ACTIVATIONS[self._net.activation](z), self._mask(group, z)
+        return h if mask is None else h * mask
+
+    def _mask(self, group: int, z: Tensor) -> Tensor | None:
+        return None if self._masks is None else over_positions(self._masks[group], z)
+
+
+def residual(
+    inputs: int,
+    widths: Sequence[int],
+    blocks: Sequence[int],
+    *,
+    shortcut: Shortcut = "projection",
+    activation: Activation = "relu",
+    normalise: Normalise = "batch",
+) -> Residual:
+    """Return a residual network for small images: a 3 by 3 convolution, then stages; all but the first halve it.
+
+    Args:
+        inputs: Channels of an image.
+        widths: Channels of each stage's stream.
+        blocks: Blocks of each stage.
+        shortcut: How a stream comes into the next: through a convolution of 1 by 1, or as its first channels, every
+            second place (He et al., option A).
+        activation: Nonlinearity.
+        normalise: Normalisation.
+    """
+    convolutions, made, groups = [Convolution(inputs, widths[0], 0)], list[Block](), [widths[0]]
+    stream = 0
+    for stage, (width, count) in enumerate(zip(widths, blocks, strict=True)):
+        for number in range(count):
+            before, stride = stream, 2 if stage and not number else 1
+            enters = bool(stage) and not number
+            if enters:
+                groups.append(width)
+                stream = len(groups) - 1
+            groups.append(width)
+            inner, first = len(groups) - 1, len(convolutions)
+            convolutions += [
+                Convolution(groups[before], width, inner, before, stride=stride),
+                Convolution(width, width, stream, inner),
+            ]
+            projects = enters and shortcut == "projection"
+            if projects:
+                convolutions.append(Convolution(groups[before], width, stream, before, kernel=1, stride=stride))
+            made.append(Block(first, first + 1, stream, len(convolutions) - 1 if projects else None))
+    return Residual(tuple(convolutions), tuple(made), tuple(groups), activation, normalise)
