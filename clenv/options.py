@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import inspect
 import json
+import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
 from clenv.errors import ClenvError, SettingsError, UnknownNameError
-from clenv.fields import Network, bounds, hints
+from clenv.fields import bounds, hints
 from clenv.task import Task
 from clenv.world.requests import Requests, requests_to_plain
 
@@ -38,8 +39,25 @@ def outspoken(cls: type[Any]) -> type[Any]:
     return type(cls.__name__, (cls,), own)
 
 
+def written(hint: Any) -> Any:
+    """Return an annotation without what no word stands for: of a path or an object, the path."""
+    origin, options = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType) and str in options:
+        return Union[tuple(option for option in options if not _is_object(option))]  # noqa: UP007  # of a list
+    if origin in (Sequence, list, tuple):
+        return origin[tuple(map(written, options))]
+    return hint
+
+
+def _is_object(option: Any) -> bool:
+    """Whether an option is a class of objects, which no word makes, or a function."""
+    plain = option in (str, int, float, bool, type(None)) or get_origin(option) not in (None, Callable)
+    return not plain
+
+
 def ranged(hint: Any) -> Any:
-    """Return an annotation whose range the help shows in the place of the value."""
+    """Return an annotation as the command line reads it, with its range in the place of the value."""
+    hint = written(hint)
     for option in (hint, *get_args(hint)):
         kind = {int: "INT", float: "FLOAT"}.get(get_args(option)[0]) if get_origin(option) is Annotated else None
         if kind is not None:
@@ -99,7 +117,7 @@ def shaped(function: Callable[..., Any], types: Mapping[str, Any], defaults: Map
 
 @KINDS.primitive_rule
 def _special(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
-    """Read a request policy, the scenario that out-of-distribution tasks come from, and a network."""
+    """Read a request policy, and the scenario that out-of-distribution tasks come from."""
     if info.type == Requests | None:
         return tyro.constructors.PrimitiveConstructorSpec(
             nargs="*",
@@ -115,14 +133,6 @@ def _special(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.Pri
             instance_from_str=lambda words: words[0],
             is_instance=lambda value: isinstance(value, str | tuple),
             str_from_instance=lambda value: [value] if isinstance(value, str) else [],
-        )
-    if info.type == Network:
-        return tyro.constructors.PrimitiveConstructorSpec(
-            nargs=1,
-            metavar="NAME|MODULE:NAME",
-            instance_from_str=lambda words: words[0],
-            is_instance=lambda value: isinstance(value, str),
-            str_from_instance=lambda value: [value],
         )
     return None
 

@@ -2,9 +2,9 @@
 
     python examples/own_data.py
 makes small examples of each in a temporary folder. From the shell the same is
-    clenv run clenv/Split-v0 er --data path/to/folder
-    clenv run clenv/Permuted-v0 er --data path/to/data.npz
-    clenv run clenv/Split-v0 er --data mymodule:my_data     # a data set, or a function that returns one
+    clenv run clenv/Split-v0 er --scenario.data path/to/folder
+    clenv run clenv/Permuted-v0 er --scenario.data path/to/data.npz
+    clenv run clenv/Split-v0 er --scenario.data mymodule:my_data  # a data set, or a function that returns one
 """
 
 import tempfile

@@ -106,6 +106,7 @@ for _name, (_path, _defaults) in _SCENARIOS.items():
     register(f"clenv/{_name}-v0", _path, **_defaults)
 
 # What users make tasks of their own data with; after the registrations, which need none of it.
+from .frozen import features  # noqa: E402
 from .own import (  # noqa: E402
     from_arrays,
     from_dataset,
@@ -121,6 +122,7 @@ from .protocols import domains  # noqa: E402
 
 __all__ = [
     "domains",
+    "features",
     "from_arrays",
     "from_dataset",
     "from_folder",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def _load(data: str, folder: Path) -> Data:
     if ":" in data:
         return _imported(data)
     raise SettingsError(
-        f"data={data!r}: expected one of {names()}, the path of an .npz file or of a folder of class folders, or "
+        f"data={data!r}: expected the name of a data set, the path of an .npz file or of a folder of class folders, or "
         f"module:name of a data set.{nearest(data, DATA)}"
     )
 
@@ -74,8 +74,3 @@ def _imported(path: str) -> Data:
             "clenv.scenarios.from_arrays, from_dataset, from_folder, from_frame, from_hf)"
         )
     return made
-
-
-def names() -> Sequence[str]:
-    """Return the names of all data sets."""
-    return sorted(DATA)

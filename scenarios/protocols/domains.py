@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +64,7 @@ def domains(
     ]
 
 
+@cache
 def _fitted(data: Data, shape: tuple[int, int, int]) -> Data:
     """Return a data set whose images have another shape; its means and deviations stay those of a channel."""
     if data.shape == shape:

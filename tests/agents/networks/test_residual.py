@@ -53,7 +53,7 @@ class Block(nn.Module):
 
 def by_modules(theta, normalise, shortcut):
     norms = {
-        "none": lambda n: nn.Identity(),
+        "none": nn.Identity,
         "batch": nn.BatchNorm2d,
         "group": lambda n: nn.GroupNorm(math.gcd(n, 8), n),
     }
