@@ -32,6 +32,7 @@ from clenv.picture import named
 from clenv.registry import agent_class
 from clenv.running.draw import order_of_task
 from clenv.running.folder import Folder
+from clenv.world.retention import Evaluation
 from clenv.world.score import Score
 
 EARLY = 10
@@ -158,8 +159,28 @@ def _retention(run: Run, order: Mapping[str, int]) -> dict[str, Any] | None:
         "count": len(names),
         "steps": run.score.steps,
         "last": last if len(names) <= ROWS else [],
+        "classes": _classes(retention.evaluations[-1]),
         "text": f"{measured.part.capitalize()} of {run.agent} on each task over {len(steps)} evaluations. At the end: "
         + ", ".join(f"{name} {value}" for name, value in last[:ROWS]),
+    }
+
+
+def _classes(last: Evaluation) -> dict[str, Any] | None:
+    """Return how classes were confused in the last evaluation, as shares of each; None of regressions."""
+    if not last.confusion:
+        return None
+    names, rows = last.confusion_matrix()
+    counts = np.array(rows, dtype=np.float64)
+    worst = sorted(last.class_accuracy.items(), key=lambda item: item[1])
+    kinds = [("mean over tasks", last.average_accuracy), ("over examples", last.example_accuracy)]
+    if last.within != last.accuracy:
+        kinds.append(("over tasks, with the task given", last.average_accuracy_within))
+    return {
+        "image": heat_map(counts / counts.sum(1, keepdims=True).clip(1)),
+        "names": names if len(names) <= ROWS else [],
+        "count": len(names),
+        "accuracy": ", ".join(f"{name} {number(value)}" for name, value in kinds),
+        "worst": ", ".join(f"{name} {number(value)}" for name, value in worst[:ROWS]),
     }
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,21 +33,36 @@ def evaluate(
 ) -> Evaluation:
     """Return loss and accuracy by task name, and where the stream was; see `clenv.ContinualEnv.evaluate`."""
     ledger, played = timeline.ledger, _played(timeline)
-    loss: dict[str, float] = {}
-    accuracy: dict[str, float] = {}
-    for task in played if tasks is None else tasks:
-        name = ledger.name(task)
-        loss[name], hits = _measure(predict, repository, task, split, examples)
-        if not math.isnan(hits):
-            accuracy[name] = hits
+    found = {
+        ledger.name(task): _measure(predict, repository, task, split, examples)
+        for task in (played if tasks is None else tasks)
+    }
+    classified = {name: each for name, each in found.items() if each.confusion}
     steps = timeline.step + (timeline.finished is not None)  # before this moment
-    names = tuple(map(ledger.name, played))
-    return Evaluation(max(steps, 0), _current(timeline, score), names, loss, accuracy, _ended(timeline, played))
+    return Evaluation(
+        max(steps, 0),
+        _current(timeline, score),
+        tuple(map(ledger.name, played)),
+        {name: each.loss for name, each in found.items()},
+        {name: each.accuracy for name, each in classified.items()},
+        _ended(timeline, played),
+        {name: each.examples for name, each in found.items()},
+        {name: each.within for name, each in classified.items()},
+        {label: row for each in classified.values() for label, row in each.confusion.items()},
+    )
 
 
-def _measure(
-    predict: Predict, repository: Repository, task: int, split: SplitName, examples: int | None
-) -> tuple[float, float]:
+class _Measured(NamedTuple):
+    """What a learner reaches on one task; of a regression the loss alone."""
+
+    loss: float
+    examples: int
+    accuracy: float = math.nan
+    within: float = math.nan
+    confusion: dict[str, dict[str, int]] = {}  # noqa: RUF012  # never changed
+
+
+def _measure(predict: Predict, repository: Repository, task: int, split: SplitName, examples: int | None) -> _Measured:
     shown, spec = repository.tasks[task], repository.spec
     x, y = shown.examples(split, examples)
     predictions = predict(x, task if spec.task_labels == "given" else None)
@@ -57,8 +73,17 @@ def _measure(
         )
     predictions = predictions[:, : spec.outputs(task)]
     if shown.task.loss == "mse":
-        return F.mse_loss(predictions, y).item(), math.nan
-    return F.cross_entropy(predictions, y).item(), (predictions.argmax(1) == y).float().mean().item()
+        return _Measured(F.mse_loss(predictions, y).item(), len(x))
+    loss, answers = F.cross_entropy(predictions, y).item(), predictions.argmax(1)
+    accuracy = (answers == y).float().mean().item()
+    names, own = repository.classes(task)
+    within = accuracy
+    if own is not None:
+        within = (own[predictions[:, own].argmax(1)] == y).float().mean().item()
+    confusion: dict[str, dict[str, int]] = {}
+    for (label, answer), count in Counter(zip(y.tolist(), answers.tolist(), strict=True)).items():
+        confusion.setdefault(names[label], {})[names[answer]] = count
+    return _Measured(loss, len(x), accuracy, within, confusion)
 
 
 def _played(timeline: Timeline) -> list[int]:

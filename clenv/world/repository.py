@@ -49,6 +49,7 @@ class Repository:
         self.tasks: Sequence[Shown] = []
         self.index: dict[str, int] = {}
         self.streamed = 0
+        self._classes: list[str] = []
         given = scenario.tasks
         self.endless: Contexts | None = None if isinstance(given, Sequence) else given
         if isinstance(given, Sequence):
@@ -80,6 +81,7 @@ class Repository:
             shown.outputs = len(classes) if whole else task.outputs
             made.append(shown)
         self.tasks = made
+        self._classes = list(classes)
         self.index = {task.id: number for number, task in enumerate(tasks)}
         if len(self.index) < len(tasks):
             twice = next(task.id for number, task in enumerate(tasks) if self.index[task.id] != number)
@@ -103,6 +105,14 @@ class Repository:
             label_delay=settings.label_delay,
             pretrain_steps=settings.pretrain_steps,
         )
+
+    def classes(self, task: int) -> tuple[Sequence[str], Tensor | None]:
+        """Return the names of the classes that an output of a task stands for, by number.
+
+        Where the outputs are those of all tasks also the numbers of the task's own, int64, shape ``(classes,)``.
+        """
+        shown = self.tasks[task]
+        return (_class_names(shown.task), None) if shown.labels is None else (self._classes, shown.labels)
 
     def find(self, task: int | str) -> int:
         """Return the index of a task given by id or index.
@@ -160,7 +170,7 @@ class Shown:
         self._splits = {name: split.to(device) for name, split in task.splits().items()}
         self.train = self._splits["train"]
         self._inputs, self._targets = self.train.inputs, self.train.targets
-        self._transform, self._labels = task.transform, labels
+        self._transform, self.labels = task.transform, labels
         self._rows: dict[tuple[str, int], Tensor] = {}
 
     def minibatch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,7 +178,7 @@ class Shown:
         x, y = self._inputs(rows), self._targets(rows)
         if self._transform is not None:
             x = self._transform(x)
-        return x, y if self._labels is None else self._labels[y]
+        return x, y if self.labels is None else self.labels[y]
 
     def examples(self, name: str, count: int | None) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of a split: a fixed subsample of ``count``, drawn once a task; None: all.
@@ -181,7 +191,7 @@ class Shown:
         split = self._splits[name]
         rows = None if count is None or count >= len(split) else self._subsample(name, split, count)
         y = split.targets(rows)
-        return self.task.inputs(split, rows), y if self._labels is None else self._labels[y]
+        return self.task.inputs(split, rows), y if self.labels is None else self.labels[y]
 
     def _subsample(self, name: str, split: Split, count: int) -> Tensor:
         if (name, count) not in self._rows:

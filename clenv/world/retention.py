@@ -27,6 +27,10 @@ class Evaluation:
         loss: Mean loss on the held-out split, by task name.
         accuracy: Accuracy, by task name; empty for regression.
         ended: Number of visits of each remaining task that have ended.
+        examples: Number of examples it was measured on, by task name.
+        within: Accuracy where only the task's own classes can be answered, by task name: task-incremental accuracy of a
+            class-incremental stream; else the same as ``accuracy``.
+        confusion: How often each class was answered, by its name, of the examples of each class, by its name.
     """
 
     step: int
@@ -35,11 +39,36 @@ class Evaluation:
     loss: Mapping[str, float]
     accuracy: Mapping[str, float]
     ended: Mapping[str, int] = field(default_factory=dict, repr=False)
+    examples: Mapping[str, int] = field(default_factory=dict, repr=False)
+    within: Mapping[str, float] = field(default_factory=dict, repr=False)
+    confusion: Mapping[str, Mapping[str, int]] = field(default_factory=dict, repr=False)
 
     @property
     def average_accuracy(self) -> float:
         """Mean accuracy over R(t); nan if it is empty or the tasks are regressions."""
         return _mean([self.accuracy[task] for task in self.remaining if task in self.accuracy])
+
+    @property
+    def average_accuracy_within(self) -> float:
+        """Mean over R(t) of the accuracy among each task's own classes: with the task given, as it were."""
+        return _mean([self.within[task] for task in self.remaining if task in self.within])
+
+    @property
+    def example_accuracy(self) -> float:
+        """Mean accuracy over the examples of R(t): of tasks of different sizes, not that over the tasks."""
+        counts = {task: self.examples[task] for task in self.remaining if task in self.accuracy}
+        total = sum(counts.values())
+        return sum(self.accuracy[task] * count for task, count in counts.items()) / total if total else math.nan
+
+    @property
+    def class_accuracy(self) -> dict[str, float]:
+        """Accuracy by class."""
+        return {name: row.get(name, 0) / sum(row.values()) for name, row in self.confusion.items()}
+
+    def confusion_matrix(self) -> tuple[list[str], list[list[int]]]:
+        """Return the names of the classes, and how often each (column) was answered of examples of each (row)."""
+        names = list(dict.fromkeys([*self.confusion, *(name for row in self.confusion.values() for name in row)]))
+        return names, [[self.confusion.get(name, {}).get(other, 0) for other in names] for name in names]
 
     @property
     def average_loss(self) -> float:
@@ -55,6 +84,9 @@ class Evaluation:
             "loss": dict(self.loss),
             "accuracy": dict(self.accuracy),
             "ended": dict(self.ended),
+            "examples": dict(self.examples),
+            "within": dict(self.within),
+            "confusion": {name: dict(row) for name, row in self.confusion.items()},
         }
 
 
@@ -209,6 +241,9 @@ class Retention:
                 {**last.loss, **evaluation.loss},
                 {**last.accuracy, **evaluation.accuracy},
                 evaluation.ended,
+                {**last.examples, **evaluation.examples},
+                {**last.within, **evaluation.within},
+                {**last.confusion, **evaluation.confusion},
             )
         self.evaluations.append(evaluation)
 
