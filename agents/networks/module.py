@@ -45,6 +45,7 @@ class Module(Backbone):
         self._net = self._fresh(torch.Generator().manual_seed(0))
         self._names = [name for name, _ in self._net.named_parameters()]
         self._kept = [name for name, _ in self._net.named_buffers()]
+        self._tied = len(self._names) < len(list(self._net.named_parameters(remove_duplicate=False)))
         if not self._names:
             raise SettingsError(f"{self} has no parameters: expected a network that can learn")
         self._features, self._differs = self._probe()
@@ -96,10 +97,14 @@ class Module(Backbone):
             return self._call(x, theta, after, train=True), after
 
     def _call(self, x: Tensor, theta: Sequence[Tensor], buffers: Sequence[Tensor], *, train: bool) -> Tensor:
+        h = cast("Tensor", self._raw(x, theta, buffers, train=train))
+        return h if h.dim() == 2 else h.flatten(1)
+
+    def _raw(self, x: Tensor, theta: Sequence[Tensor], buffers: Sequence[Tensor], *, train: bool) -> Any:
+        """Return whatever the module returns."""
         self._net.train(train)
         state = dict(zip((*self._names, *self._kept), (*theta, *buffers), strict=True))
-        h = cast("Tensor", functional_call(self._net, state, (x,)))
-        return h if h.dim() == 2 else h.flatten(1)
+        return functional_call(self._net, state, (x,), tie_weights=self._tied)
 
     def _fresh(self, generator: torch.Generator) -> nn.Module:
         """Return a module of its own, every parameter made."""
@@ -131,7 +136,7 @@ class Module(Backbone):
         theta, before = list(self._net.parameters()), self.buffers(torch.device("cpu"))
         kept = [buffer.clone() for buffer in before]
         try:
-            answer = self._call_raw(x, theta, kept)
+            answer = self._raw(x, theta, kept, train=False)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise SettingsError(f"{self} cannot answer inputs of shape {self._shape}: {error}") from error
         if not (isinstance(answer, Tensor) and answer.is_floating_point() and answer.shape[:1] == (_PROBES,)):
@@ -150,18 +155,22 @@ class Module(Backbone):
         same = torch.equal(learned, answer.flatten(1)) and all(map(torch.equal, before, after))
         return math.prod(answer.shape[1:]), not same
 
-    def _call_raw(self, x: Tensor, theta: Sequence[Tensor], buffers: Sequence[Tensor]) -> Any:
-        self._net.eval()
-        state = dict(zip((*self._names, *self._kept), (*theta, *buffers), strict=True))
-        return functional_call(self._net, state, (x,))
-
 
 @contextmanager
 def _drawing_from(generator: torch.Generator, device: torch.device) -> Iterator[None]:
-    """Let what draws from PyTorch's own generator draw from this one; afterwards that one is as it was before."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+    """Let what draws from PyTorch's own generators draw from this one; afterwards those are as they were before."""
+    own = [torch.default_generator]  # not torch.manual_seed, which takes a picture of the stack each time
+    if device.type == "cuda":
+        own.append(torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index])
+    before = [each.get_state() for each in own]
+    seed = int(torch.randint(2**62, (), generator=generator))
+    try:
+        for each in own:
+            each.manual_seed(seed)
         yield
+    finally:
+        for each, state in zip(own, before, strict=True):
+            each.set_state(state)
 
 
 def found(path: str) -> Any:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .normalising import Normalise, moved, over_positions, statistics
+from .normalising import Normalise, over_positions
 from .stack import ACTIVATIONS, Activation, Parts, cut, initial_layer, normalised
 from .units import Role, Units
 
@@ -155,8 +155,8 @@ class Residual(Units):
     ) -> tuple[Tensor, list[Tensor]]:
         """Return features under the statistics of the minibatch, and the next statistics."""
         del generator
-        one = _Pass(self, theta, None, buffers, learns=self.differs)
-        return one.features(x), one.after
+        after = [buffer.clone() for buffer in buffers]
+        return _Pass(self, theta, None, after, learns=True).features(x), after
 
 
 class _Pass:
@@ -173,7 +173,6 @@ class _Pass:
     ) -> None:
         self._net, self._masks, self._buffers, self._learns = net, masks, buffers, learns
         self._parts: list[Parts] = cut(theta, net.kinds, len(net.convolutions))
-        self.after = list(buffers)
 
     def features(self, x: Tensor) -> Tensor:
         """Return the mean of the last stream over all positions."""
@@ -197,11 +196,7 @@ class _Pass:
         each, parts, how = self._net.convolutions[number], self._parts[number], self._net.normalise
         z = F.conv2d(h, parts.weight, stride=each.stride, padding=each.kernel // 2)
         moments = self._buffers[2 * number : 2 * number + 2]
-        if self._learns:
-            mean, variance = statistics(z)
-            self.after[2 * number : 2 * number + 2] = moved(moments, mean, variance, z)
-            moments = (mean, variance)
-        return normalised(how, z, parts, self._mask(each.writes, z), moments)
+        return normalised(how, z, parts, self._mask(each.writes, z), moments, learns=self._learns)
 
     def _act(self, z: Tensor, group: int) -> Tensor:
         h, mask = ACTIVATIONS[self._net.activation](z), self._mask(group, z)

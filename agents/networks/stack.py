@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from clenv.errors import SettingsError
 
 from .backbone import Backbone, initial_affine
-from .normalising import Normalise, by_batch, by_group, moved, over_positions, statistics
+from .normalising import Normalise, by_batch, by_group, over_positions
 from .units import Role, Units, units_of
 
 Activation = Literal["relu", "sigmoid", "tanh", "gelu", "leaky_relu", "elu", "none"]
@@ -180,7 +180,8 @@ class Stack(Units):
         for number, (layer, parts) in enumerate(zip(self.layers, self.cut(theta), strict=True)):
             z = layer.affine(h, parts.weight, parts.bias)
             mask = None if unit_masks is None else over_positions(unit_masks[number], z)
-            h = self.activate(layer, normalised(self.normalise, z, parts, mask, buffers[2 * number :]), mask)
+            moments = buffers[2 * number : 2 * number + 2]
+            h = self.activate(layer, normalised(self.normalise, z, parts, mask, moments), mask)
         return h if h.dim() == 2 else h.flatten(1)
 
     def activate(self, layer: Layer, z: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -196,15 +197,11 @@ class Stack(Units):
         self, x: Tensor, theta: Sequence[Tensor], generator: torch.Generator, *, buffers: Sequence[Tensor] = ()
     ) -> tuple[Tensor, list[Tensor]]:
         """Return features under the statistics of the minibatch and with units dropped, and the next statistics."""
-        h, after = x, list[Tensor]()
+        h, after = x, [buffer.clone() for buffer in buffers]
         for number, (layer, parts) in enumerate(zip(self.layers, self.cut(theta), strict=True)):
             z = layer.affine(h, parts.weight, parts.bias)
-            if self.normalise == "batch":
-                mean, variance = statistics(z)
-                after += moved(buffers[2 * number : 2 * number + 2], mean, variance, z)
-                h = self.activate(layer, normalised("batch", z, parts, None, (mean, variance)))
-            else:
-                h = self.activate(layer, normalised(self.normalise, z, parts, None, ()))
+            moments = after[2 * number : 2 * number + 2]
+            h = self.activate(layer, normalised(self.normalise, z, parts, None, moments, learns=True))
             if self.dropout:
                 kept = torch.rand(h.shape, generator=generator).to(h.device) >= self.dropout
                 h = h * kept / (1 - self.dropout)
@@ -250,7 +247,15 @@ def cut(theta: Sequence[Tensor], kinds: Sequence[str], layers: int) -> list[Part
     ]
 
 
-def normalised(how: Normalise, z: Tensor, parts: Parts, mask: Tensor | None, moments: Sequence[Tensor]) -> Tensor:
+def normalised(
+    how: Normalise,
+    z: Tensor,
+    parts: Parts,
+    mask: Tensor | None,
+    moments: Sequence[Tensor],
+    *,
+    learns: bool = False,
+) -> Tensor:
     """Return normalised pre-activations.
 
     Args:
@@ -258,12 +263,13 @@ def normalised(how: Normalise, z: Tensor, parts: Parts, mask: Tensor | None, mom
         z: Shape ``(n, units, ...)``.
         parts: Parameters of the layer.
         mask: What units are multiplied with, for what mixes units: those switched off must not be seen.
-        moments: Mean and variance of each unit, for ``batch``.
+        moments: Running mean and variance of each unit, for ``batch``.
+        learns: Whether ``batch`` takes the minibatch's own instead, and moves the running ones, in place.
     """
     if how == "none":
         return z
     assert parts.scale is not None  # for the type checker: normalised layers have both
     assert parts.shift is not None
     if how == "batch":
-        return by_batch(z, parts.scale, parts.shift, moments[0], moments[1])
+        return by_batch(z, parts.scale, parts.shift, moments, learns=learns)
     return by_group(z if mask is None else z * mask, parts.scale, parts.shift)
