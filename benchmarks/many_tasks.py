@@ -3,11 +3,12 @@
 Permuted digits, 20 tasks of 250 minibatches of 32 each, seen once; an MLP of 64-200-200, or of 64-60-60. Printed are
 accuracies on the whole test split after all tasks: the mean, that of the first five (what was forgotten), that of the
 last five (what could still be learned). Pixels are as the scenario has them, standardised together, or each by itself.
-Run it by ``python benchmarks/many_tasks.py``; it takes five minutes.
+Run it by ``python benchmarks/many_tasks.py [SEED]``; it takes five minutes.
 """
 
 from __future__ import annotations
 
+import sys
 from statistics import mean
 from typing import Any, NamedTuple
 
@@ -75,12 +76,12 @@ def make_tasks(*, standardised: bool) -> list[clenv.Task]:
     return result
 
 
-def accuracies(agent: str, tasks: list[clenv.Task], units: int, **options: Any) -> list[float]:
+def accuracies(agent: str, tasks: list[clenv.Task], units: int, seed: int, **options: Any) -> list[float]:
     """Return the accuracy on every task, in order, after the last."""
     schedule = tuple(range(len(tasks)))
     env = clenv.ContinualEnv(tasks, clenv.Settings(schedule=schedule, round_length=250, batch_size=32))
-    learner = clenv.make_agent(agent, env, seed=0, hidden=(units, units), **options)
-    env.reset(seed=0)
+    learner = clenv.make_agent(agent, env, seed=seed, hidden=(units, units), **options)
+    env.reset(seed=seed)
     while env.timeline.finished is None:
         env.step(learner)
     return list(env.evaluate(learner, schedule, examples=None).accuracy.values())
@@ -90,11 +91,12 @@ def main() -> None:
     """Print the tables."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
+    seed = int(sys.argv[1]) if len(sys.argv) > 1 else 0
     for title, units, standardised, agents in PARTS:
         tasks = make_tasks(standardised=standardised)
         print(f"\n{title:40}{'average':>10}{'first 5':>10}{'last 5':>10}")
         for options in agents:
-            reached = accuracies(tasks=tasks, units=units, **options)
+            reached = accuracies(tasks=tasks, units=units, seed=seed, **options)
             label = " ".join(str(v) if key == "agent" else f"{key}={v}" for key, v in options.items())
             print(f"{label:40}{mean(reached):10.3f}{mean(reached[:5]):10.3f}{mean(reached[-5:]):10.3f}", flush=True)
 

@@ -43,7 +43,7 @@ def from_arrays(x: ArrayLike | Tensor, y: ArrayLike | Tensor, *, test: TestSet =
     Raises:
         DataError: Something is no array of numbers, lengths differ, or a label is missing.
     """
-    given = Split(x, np.zeros(len(np.asarray(y)), np.int64), copy=False)
+    given = Split(x, np.zeros(len(_labels_of(y)), np.int64), copy=False)
     inputs = channels_first(given.stored)
     if isinstance(test, tuple):
         (labels, held_labels), classes = number_classes(y, test[1])
@@ -52,6 +52,21 @@ def from_arrays(x: ArrayLike | Tensor, y: ArrayLike | Tensor, *, test: TestSet =
     (labels,), classes = number_classes(y)
     rows = held_out_rows(labels, _share(test))
     return labelled(name, (inputs[~rows], labels[~rows]), (inputs[rows], labels[rows]), classes)
+
+
+def _labels_of(y: Any) -> NDArray[Any]:
+    """Return labels as an array.
+
+    Raises:
+        DataError: They are numbers that are not whole.
+    """
+    values = np.asarray(y.cpu() if isinstance(y, Tensor) else y)
+    if values.dtype.kind == "f" and not np.array_equal(values, np.round(values), equal_nan=True):
+        raise DataError(
+            f"the labels are numbers like {values.reshape(-1)[:3].tolist()}: expected classes; of a regression make "
+            "clenv.Task(id, clenv.Split(x, y), ..., loss='mse')"
+        )
+    return values
 
 
 def from_dataset(dataset: Any, *, test: float | Any = 0.2, name: str | None = None, on_disk: bool = False) -> Data:

@@ -48,6 +48,12 @@ def test_a_test_set_of_ones_own():
     assert (len(data.train), len(data.test), data.name) == (40, 8, "mine")
 
 
+def test_a_regression_is_not_cut_into_classes():
+    with pytest.raises(DataError, match=r"the labels are numbers like .*: expected classes; of a regression make"):
+        split(X, Y + 0.5)
+    assert len(split(X, Y.astype(float))) == 2
+
+
 def test_make_takes_tasks_or_a_scenario():
     tasks = split(X, Y)
     assert clenv.make(tasks, alpha=0.3, horizon=500).settings.alpha == 0.3
