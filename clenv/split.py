@@ -136,10 +136,12 @@ class Part(Split):
         y: Their targets here, shape ``(m, ...)``; None: as there.
 
     Raises:
-        DataError: No row is given, or not one target a row.
+        DataError: No row is given, one that there is not, or not one target a row.
     """
 
     def __init__(self, whole: Split, rows: Tensor, y: Tensor | None = None) -> None:
+        if rows.dtype is not torch.int64 or (len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(whole)):
+            raise DataError(f"rows of type {rows.dtype}: expected int64 numbers from 0 to {len(whole) - 1}")
         self._whole, self._rows = whole, rows.to(whole.device)
         self._y = whole.targets(self._rows) if y is None else y.to(whole.device)
         self._moved = {}

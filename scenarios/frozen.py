@@ -58,13 +58,20 @@ def features(
     Raises:
         DataError: The module does not return a tensor with a row an input, or the scenario samples endless contexts.
     """
+    if not isinstance(module, nn.Module):
+        raise DataError(f"the module is a {type(module).__name__}: expected a torch.nn.Module")
     if isinstance(given, Scenario):
         if not isinstance(given.tasks, Sequence):
             raise DataError("the scenario samples endless contexts: expected a finite number of tasks")
         parts = [list(given.tasks), list(given.pretrain_tasks)]
         return Scenario(*(features(part, module, batch=batch, device=device, folder=folder) for part in parts))
+    tasks = [given] if isinstance(given, Task) else list(given)
+    for task in tasks:
+        if not isinstance(task, Task):
+            raise DataError(f"features was given a {type(task).__name__}: expected tasks, or a scenario of them")
     frozen = _Frozen(module, batch, torch.device(device), data_folder(folder) / "features")
-    return frozen.task(given) if isinstance(given, Task) else [frozen.task(task) for task in given]
+    made = [frozen.task(task) for task in tasks]
+    return made[0] if isinstance(given, Task) else made
 
 
 class _Frozen:
@@ -98,7 +105,10 @@ class _Frozen:
         try:
             total = -(-len(split) // self._batch)
             for x in tqdm(self._minibatches(task, split), f"features of {task.id}", total, leave=False, disable=None):
-                h = self._module(x.to(self._device))
+                try:
+                    h = self._module(x.to(self._device))
+                except (RuntimeError, ValueError, TypeError) as error:
+                    raise DataError(f"the module cannot take inputs of shape {tuple(x.shape)}: {error}") from error
                 if not (isinstance(h, Tensor) and h.is_floating_point() and len(h) == len(x)):
                     shown = f"a tensor of shape {tuple(h.shape)}" if isinstance(h, Tensor) else f"a {type(h).__name__}"
                     raise DataError(f"the module returns {shown} for {len(x)} inputs: expected floats, a row an input")

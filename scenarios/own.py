@@ -99,7 +99,10 @@ def _items(dataset: Any) -> tuple[Tensor, list[Any]]:
 
 
 def _item(dataset: Any, row: int) -> tuple[Any, Any]:
-    item = dataset[row]
+    try:
+        item = dataset[row]
+    except (KeyError, IndexError, TypeError) as error:
+        raise DataError(f"item {row} of a {type(dataset).__name__} cannot be had: {error!r}") from error
     if not (isinstance(item, Sequence) and len(item) == 2):
         raise DataError(f"item {row} is a {type(item).__name__}: expected a pair of an input and a label")
     x, label = item
@@ -108,9 +111,12 @@ def _item(dataset: Any, row: int) -> tuple[Any, Any]:
 
 def _length(dataset: Any) -> int:
     try:
-        return len(dataset)
+        count = len(dataset)
     except TypeError as error:
         raise DataError(f"a {type(dataset).__name__} has no length: expected a Dataset with __len__") from error
+    if not count:
+        raise DataError(f"a {type(dataset).__name__} without examples: expected at least one")
+    return count
 
 
 def _on_disk(dataset: Any, test: float | Any, name: str) -> Data:
@@ -154,9 +160,9 @@ def from_folder(path: str | Path, *, size: int | None = None, test: float = 0.2)
     Raises:
         DataError: It holds no images, or they differ in size; the message names the file.
     """
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise DataError(f"{folder} is no folder: expected one with a folder of images for each class")
+    folder = Path(path).expanduser() if isinstance(path, str | Path) else None
+    if folder is None or not folder.is_dir():
+        raise DataError(f"{path!r} is no folder: expected one with a folder of images for each class")
     return read_folder(folder, size, _share(test))
 
 
@@ -184,6 +190,8 @@ def from_frame(
     Raises:
         DataError: There is no such column, values or labels are missing, or a column is neither numbers nor categories.
     """
+    if not hasattr(frame, "columns"):
+        raise DataError(f"from_frame was given a {type(frame).__name__}: expected a pandas frame")
     columns = [str(column) for column in frame.columns]
     if target not in columns:
         raise DataError(f"there is no column {target!r}.{nearest(target, columns)}")
@@ -245,6 +253,8 @@ def from_hf(dataset: Any, *, inputs: str | None = None, label: str = "label", te
     if "train" not in parts:
         raise DataError(f"there are parts {sorted(parts)}: expected one called 'train'")
     train = parts["train"]
+    if not hasattr(train, "column_names"):
+        raise DataError(f"from_hf was given a {type(train).__name__}: expected a data set of the library 'datasets'")
     columns = list(train.column_names)
     if label not in columns:
         raise DataError(f"there is no column {label!r}.{nearest(label, columns)} Say label=...")

@@ -52,6 +52,9 @@ def test_a_part_has_a_target_a_row():
         Part(Split(BYTES, Y), torch.tensor([0, 1]), torch.tensor([0, 1, 2]))
     with pytest.raises(DataError, match="without examples"):
         Part(Split(BYTES, Y), torch.tensor([], dtype=torch.int64))
+    for wrong in (torch.tensor([20]), torch.tensor([-1]), torch.tensor([0.5])):
+        with pytest.raises(DataError, match="expected int64 numbers from 0 to 19"):
+            Part(Split(BYTES, Y), wrong)
 
 
 @pytest.mark.parametrize(("cache", "threads"), [(2**20, 4), (2**20, 0), (0, 4), (200, 2), (1, 3)])

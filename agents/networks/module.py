@@ -123,8 +123,12 @@ class Module(Backbone):
             raise SettingsError(
                 f"{self} is a {type(self._made).__name__}: expected a torch.nn.Module, or what makes one"
             )
-        takes = inspect.signature(self._made).parameters
-        made = self._made(**({"input_shape": self._shape} if "input_shape" in takes else {}))
+        arguments = {"input_shape": self._shape} if "input_shape" in inspect.signature(self._made).parameters else {}
+        try:
+            inspect.signature(self._made).bind(**arguments)
+        except TypeError as error:
+            raise SettingsError(f"{self}: expected a function of nothing, or of input_shape, but {error}") from error
+        made = self._made(**arguments)
         if not isinstance(made, nn.Module):
             raise SettingsError(f"{self} returns a {type(made).__name__}: expected a torch.nn.Module")
         return made
@@ -139,7 +143,9 @@ class Module(Backbone):
             answer = self._raw(x, theta, kept, train=False)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise SettingsError(f"{self} cannot answer inputs of shape {self._shape}: {error}") from error
-        if not (isinstance(answer, Tensor) and answer.is_floating_point() and answer.shape[:1] == (_PROBES,)):
+        if not (
+            isinstance(answer, Tensor) and answer.is_floating_point() and answer.dim() > 1 and len(answer) == _PROBES
+        ):
             shown = (
                 f"{answer.dtype} of shape {tuple(answer.shape)}"
                 if isinstance(answer, Tensor)

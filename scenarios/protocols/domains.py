@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clenv.errors import SettingsError
+from clenv.fields import Count, convert
 from clenv.scenarios.data.labelled import ByClass, Data
 from clenv.scenarios.data.table import load
 from clenv.split import Split
@@ -44,6 +45,7 @@ def domains(
     """
     if isinstance(data, str) or len(data) < 2:
         raise SettingsError(f"data={data!r}: expected two data sets or more")
+    convert(size, Count | None, ("size",))
     made = [load(each, data_folder) for each in data]
     for each in made:
         if len(each.shape) != 3:

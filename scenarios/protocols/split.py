@@ -98,12 +98,12 @@ def _share(name: str, value: float) -> float:
 def _order(class_order: int | Sequence[int] | None, total: int) -> list[int]:
     if class_order is None:
         return list(range(total))
-    if isinstance(class_order, int):
-        seed = convert(class_order, Whole, ("class_order",))
-        return [int(c) for c in generator(seed, "class-order").permutation(total)]
-    if sorted(class_order) != list(range(total)):
+    order = convert(class_order, Whole | tuple[Whole, ...], ("class_order",))
+    if isinstance(order, int):
+        return [int(c) for c in generator(order, "class-order").permutation(total)]
+    if sorted(order) != list(range(total)):
         raise SettingsError(f"class_order={class_order!r}: expected classes 0 to {total - 1} once each, or a seed")
-    return list(class_order)
+    return list(order)
 
 
 def _groups(order: list[int], classes_per_task: int, first: int | None) -> list[list[int]]:

@@ -100,6 +100,12 @@ def test_what_is_no_feature_is_refused():
 
     with pytest.raises(DataError, match="the module returns a tuple for"):
         features(split()[0], Two())
+    with pytest.raises(DataError, match=r"the module cannot take inputs of shape \(\d+, 64\)"):
+        features(split()[0], nn.Linear(7, 2))
+    with pytest.raises(DataError, match="the module is a NoneType"):
+        features(split()[0], None)
+    with pytest.raises(DataError, match="was given a str: expected tasks"):
+        features("digits", nn.Linear(64, 2))
     with pytest.raises(DataError, match="endless contexts"):
         features(clenv.make("clenv/OsakaEpisodic-v0").scenario, nn.Linear(64, 2))
     assert np.isfinite(features(split()[0], nn.Linear(64, 2)).train.x.numpy()).all()

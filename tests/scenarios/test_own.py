@@ -145,6 +145,8 @@ class Ragged(Pairs):
         (Endless(), "a Endless has no length"),
         (Triples(), "item 0 is a tuple: expected a pair"),
         (Ragged(), "expected one shape; transform them to one first"),
+        ({"a": 1}, "item 0 of a dict cannot be had"),
+        ([], "a list without examples"),
     ],
 )
 def test_other_data_sets_are_refused(dataset, message):
@@ -155,8 +157,9 @@ def test_other_data_sets_are_refused(dataset, message):
 def test_a_folder(tmp_path):
     tasks = split(from_folder(write_class_folders(tmp_path / "pets")), classes_per_task=1)
     assert [task.classes for task in tasks] == [("cat",), ("dog",), ("owl",)]
-    with pytest.raises(DataError, match="is no folder"):
-        from_folder(tmp_path / "nowhere")
+    for wrong in (tmp_path / "nowhere", None):
+        with pytest.raises(DataError, match="is no folder"):
+            from_folder(wrong)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -1.0, 2])
@@ -238,6 +241,8 @@ def test_too_many_texts_are_no_categories():
 def test_an_unknown_column_is_refused():
     with pytest.raises(DataError, match=r"there is no column 'lable'\. Did you mean 'label'"):
         from_frame(frame(), target="lable")
+    with pytest.raises(DataError, match="was given a ndarray: expected a pandas frame"):
+        from_frame(X, target="label")
     with pytest.raises(DataError, match="has no column but 'label'"):
         from_frame(frame()[["label"]], target="label")
 
@@ -290,6 +295,8 @@ def test_a_hugging_face_data_set_of_numbers(tmp_path):
         from_hf(made, label="kind")
     data = from_hf(made, inputs="size", label="kind")
     assert (data.classes, data.shape, len(data.train)) == (("a", "b"), (2,), 16)
+    with pytest.raises(DataError, match="was given a list: expected a data set of the library 'datasets'"):
+        from_hf({"train": [1]})
     for wrong in ({"label": "kinds"}, {"label": "kind", "inputs": "sizes"}):
         with pytest.raises(DataError, match=r"there is no column .* Did you mean"):
             from_hf(made, **wrong)

@@ -106,6 +106,9 @@ def test_lazy_shapes_and_shapes_that_are_asked_for():
         (Two, "returns tuple for 4 inputs: expected floats"),
         (Counts, "changes its buffers in evaluation mode"),
         (nn.Flatten, "has no parameters"),
+        (lambda a, b: nn.Linear(a, b), "expected a function of nothing, or of input_shape, but missing"),
+        (nn.Linear, "expected a function of nothing"),
+        (nn.Sequential(nn.Flatten(0), nn.Linear(768, 4)), "expected floats, a row an input"),
         (lambda: 3, r"returns a int: expected a torch\.nn\.Module"),
         (nn.Linear(5, 2), r"cannot answer inputs of shape \(3, 8, 8\)"),
         ("nomodule:net", "backbone='nomodule:net' leads nowhere"),
@@ -183,6 +186,7 @@ def test_masks_of_units_say_what_they_need():
             begin(name, dropout=0.1)
 
 
+@pytest.mark.kernels
 def test_a_run_is_written_down_and_resumed_to_the_same_bits(tmp_path):
     for place, network in (("whole", normalised), ("parts", "own_nets:normalised")):
         env, agent = begin("ewc", backbone=network, examples=20)

@@ -130,6 +130,7 @@ def test_the_support_is_what_the_output_depends_on(normalise, shortcut):
         assert gradient[flags].any()
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("name", ["hat", "adahat"])
 @pytest.mark.parametrize("normalise", ["none", "group"])
 def test_old_tasks_keep_their_bits(name, normalise):

@@ -21,7 +21,7 @@ from clenv.scenarios.data.idx import DEBIAN, KINDS, read_idx, recognise
 from clenv.scenarios.data.places import data_folder
 from clenv.scenarios.data.table import load
 
-MNIST = data_folder() / "MNIST" / "raw"
+MNIST = data_folder() / "MNIST" / "raw" / "train-labels-idx1-ubyte"
 FILES = [f"{name}.gz" for name in idx.FILES]
 
 
@@ -179,7 +179,7 @@ def test_fashion_mnist_is_not_taken_for_another(name):
     recognise("fashion-mnist", file, read_idx(file))
 
 
-@pytest.mark.skipif(not MNIST.is_dir() and not os.environ.get("CI"), reason="needs MNIST: see CONTRIBUTING.md")
+@pytest.mark.skipif(not MNIST.is_file() and not os.environ.get("CI"), reason="needs MNIST: see CONTRIBUTING.md")
 def test_mnist_is_known():
     data = idx.load_idx("mnist", data_folder())
     assert (len(data.train), len(data.test)) == (60000, 10000)

@@ -128,6 +128,8 @@ def test_sizes_that_do_not_divide_the_classes_are_refused(value):
         ({"first": 11}, "first=11"),
         ({"class_order": [0, 1]}, "expected classes 0 to 9 once each, or a seed"),
         ({"class_order": -1}, "class_order"),
+        ({"class_order": 1.5}, "class_order=1.5"),
+        ({"class_order": [0.5] * 10}, r"class_order\[0\]=0.5"),
         ({"imbalance": 0.5}, "imbalance"),
         ({"label_noise": 1.5}, "label_noise"),
         ({"disjoint": 2}, "disjoint"),

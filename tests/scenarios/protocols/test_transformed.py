@@ -126,6 +126,7 @@ def test_grey_images_become_coloured_ones():
         (lambda: rotated(span=400.0), r"span=400.0: expected degrees in \(0, 360\]"),
         (lambda: scrambled(coloured(5)), r"shape \(3, 5, 5\): expected images of even height and width"),
         (lambda: domains(["digits"]), "expected two data sets or more"),
+        (lambda: domains(["digits", "digits"], size=0), "size=0"),
         (lambda: domains("digits"), "expected two data sets or more"),
     ],
 )
