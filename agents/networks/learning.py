@@ -44,14 +44,13 @@ class Learner(Agent):
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
         """Update from the loss of the task entered; may return figures to log."""
 
-    @property
-    def differs(self) -> bool:
-        """Whether `forward` answers otherwise than `predict`: by dropout, or by the statistics of a minibatch."""
-        return False
+    _differs: bool = (
+        False  # whether `forward` answers otherwise than `predict`: by dropout, or a minibatch's statistics
+    )
 
     def step(self, observation: Mapping[str, Any]) -> Tensor:
         """Answer a minibatch with the graph that `observe` learns from (see `clenv.agent.Agent.step`)."""
-        if self._spec.label_delay or self.differs:
+        if self._spec.label_delay or self._differs:
             return super().step(observation)
         task = observation["task"]
         self.enter(None if task < 0 else task)
@@ -83,6 +82,7 @@ class Networked(Learner):
     ) -> None:
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
         self._backbone: Backbone = self._hyper.build(spec.input_shape)
+        self._differs = self._backbone.differs
         self.restart_backbone()
 
     def restart_backbone(self) -> None:
@@ -91,14 +91,9 @@ class Networked(Learner):
         self.buffers = self._backbone.buffers(self._device)
         self.passes = 0
 
-    @property
-    def differs(self) -> bool:
-        """Whether the backbone learns by another pass than it answers by."""
-        return self._backbone.differs
-
     def hidden(self, x: Tensor) -> Tensor:
         """Return features of inputs to learn by, with the graph; the backbone's buffers move on."""
-        if not self._backbone.differs:
+        if not self._differs:
             return self._backbone.forward(x, self.shared, buffers=self.buffers)
         draws = self.generator("pass", self.passes)
         h, self.buffers = self._backbone.train(x, self.shared, draws, buffers=self.buffers)

@@ -15,8 +15,8 @@ _GROUPS = 8  # at most: as many as divide the channels
 
 
 def over_positions(values: Tensor, z: Tensor) -> Tensor:
-    """Return a number a unit, shape ``(..., units)``, so that it meets every position of ``z``, ``(n, units, ...)``."""
-    return values.reshape(*values.shape, *[1] * (z.dim() - 2))
+    """Return a number a unit, shape ``(..., units)``, so that it meets every position of ``z``, ``(n, units[, h, w])``."""
+    return values if z.dim() == 2 else values[..., None, None]
 
 
 def by_batch(z: Tensor, scale: Tensor, shift: Tensor, moments: Sequence[Tensor], *, learns: bool) -> Tensor:

@@ -97,7 +97,7 @@ class Residual(Units):
         """Units of every group."""
         return list(self.widths)
 
-    @property
+    @cached_property
     def differs(self) -> bool:
         """Whether it learns by another pass than it answers by."""
         return self.normalise == "batch"

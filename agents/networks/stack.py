@@ -121,10 +121,16 @@ class Stack(Units):
         """``n_l``: units of every layer."""
         return [layer.units for layer in self.layers]
 
-    @property
+    @cached_property
     def differs(self) -> bool:
         """Whether it learns by another pass than it answers by."""
         return bool(self.layers) and (self.normalise == "batch" or self.dropout > 0)
+
+    @cached_property
+    def _plain(self) -> list[tuple[Layer, int, int | None]]:
+        """Each layer with the places of its weight and bias."""
+        size = len(self._kinds)
+        return [(layer, size * n, size * n + 1 if self.bias else None) for n, layer in enumerate(self.layers)]
 
     @cached_property
     def _kinds(self) -> list[str]:
@@ -176,12 +182,13 @@ class Stack(Units):
         buffers: Sequence[Tensor] = (),
     ) -> Tensor:
         """Return features; see `Units.forward`. Inputs are flattened before a dense layer."""
-        h = x
-        for number, (layer, parts) in enumerate(zip(self.layers, self.cut(theta), strict=True)):
-            z = layer.affine(h, parts.weight, parts.bias)
+        h, parts = x, () if self.normalise == "none" else self.cut(theta)
+        for number, (layer, weight, bias) in enumerate(self._plain):
+            z = layer.affine(h, theta[weight], None if bias is None else theta[bias])
             mask = None if unit_masks is None else over_positions(unit_masks[number], z)
-            moments = buffers[2 * number : 2 * number + 2]
-            h = self.activate(layer, normalised(self.normalise, z, parts, mask, moments), mask)
+            if parts:
+                z = normalised(self.normalise, z, parts[number], mask, buffers[2 * number : 2 * number + 2])
+            h = self.activate(layer, z, mask)
         return h if h.dim() == 2 else h.flatten(1)
 
     def activate(self, layer: Layer, z: Tensor, mask: Tensor | None = None) -> Tensor:
