@@ -15,7 +15,7 @@ _GROUPS = 8  # at most: as many as divide the channels
 
 
 def over_positions(values: Tensor, z: Tensor) -> Tensor:
-    """Return a number a unit, shape ``(..., units)``, so that it meets every position of ``z``, ``(n, units[, h, w])``."""
+    """Return a number a unit, shape ``(..., units)``, so that it meets every position of ``z``."""
     return values if z.dim() == 2 else values[..., None, None]
 
 
