@@ -32,6 +32,8 @@ class Learner(Agent):
     runs again when the targets arrive, and `step` only predicts.
     """
 
+    _differs: bool = False  # whether `forward` answers otherwise than `predict`: by dropout, say
+
     @abstractmethod
     def enter(self, task: int | None) -> None:
         """Make ready to learn a task; nothing happens if it is the running one. None: it is hidden."""
@@ -43,10 +45,6 @@ class Learner(Agent):
     @abstractmethod
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
         """Update from the loss of the task entered; may return figures to log."""
-
-    _differs: bool = (
-        False  # whether `forward` answers otherwise than `predict`: by dropout, or a minibatch's statistics
-    )
 
     def step(self, observation: Mapping[str, Any]) -> Tensor:
         """Answer a minibatch with the graph that `observe` learns from (see `clenv.agent.Agent.step`)."""
