@@ -13,11 +13,12 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from .layered import Layered, Parts
 from .normalising import Normalise, over_positions
-from .stack import ACTIVATIONS, Activation, Parts, cut, initial_layer, normalised
-from .units import Role, Units
+from .stack import ACTIVATIONS, Activation
+from .units import Role
 
 Shortcut = Literal["projection", "padding"]
 
@@ -67,11 +68,8 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Residual(Units):
+class Residual(Layered):
     """A convolution, stages of blocks, and the mean over all positions.
-
-    The parameters are, convolution by convolution: weight; scale and shift, with normalisation. The buffers of batch
-    normalisation are running means and variances.
 
     Attributes:
         convolutions: In order; the first reads the image.
@@ -79,6 +77,7 @@ class Residual(Units):
         widths: Units of every group.
         activation: What follows each convolution and each addition.
         normalise: How pre-activations are normalised.
+        biased: Whether convolutions have a bias; as published, none has.
     """
 
     convolutions: tuple[Convolution, ...]
@@ -86,6 +85,7 @@ class Residual(Units):
     widths: tuple[int, ...]
     activation: Activation = "relu"
     normalise: Normalise = "batch"
+    biased: bool = False
 
     @property
     def features(self) -> int:
@@ -103,41 +103,9 @@ class Residual(Units):
         return self.normalise == "batch"
 
     @cached_property
-    def kinds(self) -> list[str]:
-        """Kinds of the parameters of a convolution."""
-        return ["weight", *(["scale", "shift"] if self.normalise != "none" else [])]
-
-    @cached_property
-    def shapes(self) -> list[tuple[int, ...]]:
-        """Shapes of the parameters, in order."""
-        return [each.shape if kind == "weight" else (each.units,) for each in self.convolutions for kind in self.kinds]
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the parameters, in order."""
-        return [f"convolution {n} {kind}" for n in range(1, len(self.convolutions) + 1) for kind in self.kinds]
-
-    @cached_property
-    def roles(self) -> list[Role]:
-        """What each parameter is to the units."""
-        return [
-            Role(each.writes, each.reads, True) if kind == "weight" else Role(each.writes)
-            for each in self.convolutions
-            for kind in self.kinds
-        ]
-
-    def initial(self, generator: torch.Generator, device: torch.device) -> list[nn.Parameter]:
-        """Draw weights by PyTorch's default law, on the CPU; scales are 1, shifts 0."""
-        return [
-            parameter
-            for each in self.convolutions
-            for parameter in initial_layer(each.shape, self.kinds, generator, device)
-        ]
-
-    def buffers(self, device: torch.device) -> list[Tensor]:
-        """Return running means, 0, and variances, 1."""
-        fills = (torch.zeros, torch.ones) if self.normalise == "batch" else ()
-        return [fill(each.units, device=device) for each in self.convolutions for fill in fills]
+    def weights(self) -> list[tuple[Role, tuple[int, ...]]]:
+        """What the weight of each convolution is to the units, and its shape."""
+        return [(Role(each.writes, each.reads, True), each.shape) for each in self.convolutions]
 
     def forward(
         self,
@@ -172,7 +140,7 @@ class _Pass:
         learns: bool,
     ) -> None:
         self._net, self._masks, self._buffers, self._learns = net, masks, buffers, learns
-        self._parts: list[Parts] = cut(theta, net.kinds, len(net.convolutions))
+        self._parts: list[Parts] = net.cut(theta)
 
     def features(self, x: Tensor) -> Tensor:
         """Return the mean of the last stream over all positions."""
@@ -193,10 +161,10 @@ class _Pass:
         return F.pad(h[:, :, ::2, ::2], (0, 0, 0, 0, 0, z.shape[1] - h.shape[1]))
 
     def _convolve(self, number: int, h: Tensor) -> Tensor:
-        each, parts, how = self._net.convolutions[number], self._parts[number], self._net.normalise
-        z = F.conv2d(h, parts.weight, stride=each.stride, padding=each.kernel // 2)
+        each, parts = self._net.convolutions[number], self._parts[number]
+        z = F.conv2d(h, parts.weight, parts.bias, each.stride, each.kernel // 2)
         moments = self._buffers[2 * number : 2 * number + 2]
-        return normalised(how, z, parts, self._mask(each.writes, z), moments, learns=self._learns)
+        return self._net.normalised(z, parts, self._mask(each.writes, z), moments, learns=self._learns)
 
     def _act(self, z: Tensor, group: int) -> Tensor:
         h, mask = ACTIVATIONS[self._net.activation](z), self._mask(group, z)

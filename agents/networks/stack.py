@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from clenv.errors import SettingsError
 
-from .backbone import Backbone, initial_affine
-from .normalising import Normalise, by_batch, by_group, over_positions
-from .units import Role, Units, units_of
+from .backbone import Backbone
+from .layered import Layered
+from .normalising import Normalise, over_positions
+from .units import Role, units_of
 
 Activation = Literal["relu", "sigmoid", "tanh", "gelu", "leaky_relu", "elu", "none"]
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
@@ -71,33 +72,15 @@ class Layer:
         return (side + 2 * self.padding - self.kernel + 1) // self.pool
 
 
-class Parts(NamedTuple):
-    """The parameters of one layer.
-
-    Attributes:
-        weight: Of `Layer.shape`.
-        bias: Shape ``(units,)``; None: there is none.
-        scale, shift: Of a normalisation, likewise.
-    """
-
-    weight: Tensor
-    bias: Tensor | None
-    scale: Tensor | None
-    shift: Tensor | None
-
-
 @dataclass(frozen=True)
-class Stack(Units):
+class Stack(Layered):
     """A stack of layers, each a group of units.
-
-    The parameters are, layer by layer: weight; bias, if there is one; scale and shift, with normalisation. All but the
-    weight have one number a unit. The buffers of batch normalisation are, layer by layer, running mean and variance.
 
     Attributes:
         layers: The layers, ``l = 1..L``; none: the features are the inputs, and a head makes a linear model of them.
         width: Width of the output.
         activation: What follows each layer.
-        bias: Whether layers have one.
+        biased: Whether layers have a bias.
         normalise: How pre-activations are normalised.
         dropout: Probability with which a unit is dropped in learning.
         mask_at: Whether unit masks act before the activation or after it.
@@ -106,7 +89,7 @@ class Stack(Units):
     layers: tuple[Layer, ...]
     width: int
     activation: Activation = "relu"
-    bias: bool = True
+    biased: bool = True
     normalise: Normalise = "none"
     dropout: float = 0.0
     mask_at: MaskAt = "after"
@@ -129,49 +112,16 @@ class Stack(Units):
     @cached_property
     def _plain(self) -> list[tuple[Layer, int, int | None]]:
         """Each layer with the places of its weight and bias."""
-        size = len(self._kinds)
-        return [(layer, size * n, size * n + 1 if self.bias else None) for n, layer in enumerate(self.layers)]
+        size = len(self.kinds)
+        return [(layer, size * n, size * n + 1 if self.biased else None) for n, layer in enumerate(self.layers)]
 
     @cached_property
-    def _kinds(self) -> list[str]:
-        """Kinds of the parameters of a layer."""
-        return ["weight", *["bias"][: self.bias], *(["scale", "shift"] if self.normalise != "none" else [])]
-
-    @cached_property
-    def shapes(self) -> list[tuple[int, ...]]:
-        """Shapes of the parameters, in order."""
-        return [layer.shape if kind == "weight" else (layer.units,) for layer in self.layers for kind in self._kinds]
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the parameters, in order."""
-        return [f"layer {number} {kind}" for number in range(1, len(self.layers) + 1) for kind in self._kinds]
-
-    @cached_property
-    def roles(self) -> list[Role]:
-        """What each parameter is to the units."""
+    def weights(self) -> list[tuple[Role, tuple[int, ...]]]:
+        """What the weight of each layer is to the units, and its shape."""
         return [
-            Role(number, number - 1 if number else None, True, layer.repeat) if kind == "weight" else Role(number)
+            (Role(number, number - 1 if number else None, True, layer.repeat), layer.shape)
             for number, layer in enumerate(self.layers)
-            for kind in self._kinds
         ]
-
-    def initial(self, generator: torch.Generator, device: torch.device) -> list[nn.Parameter]:
-        """Draw weights and biases by PyTorch's default law, on the CPU; scales are 1, shifts 0."""
-        return [
-            parameter
-            for layer in self.layers
-            for parameter in initial_layer(layer.shape, self._kinds, generator, device)
-        ]
-
-    def buffers(self, device: torch.device) -> list[Tensor]:
-        """Return running means, 0, and variances, 1."""
-        fills = (torch.zeros, torch.ones) if self.normalise == "batch" else ()
-        return [fill(layer.units, device=device) for layer in self.layers for fill in fills]
-
-    def cut(self, theta: Sequence[Tensor]) -> list[Parts]:
-        """Return the parameters layer by layer."""
-        return cut(theta, self._kinds, len(self.layers))
 
     def forward(
         self,
@@ -187,7 +137,7 @@ class Stack(Units):
             z = layer.affine(h, theta[weight], None if bias is None else theta[bias])
             mask = None if unit_masks is None else over_positions(unit_masks[number], z)
             if parts:
-                z = normalised(self.normalise, z, parts[number], mask, buffers[2 * number : 2 * number + 2])
+                z = self.normalised(z, parts[number], mask, buffers[2 * number : 2 * number + 2])
             h = self.activate(layer, z, mask)
         return h if h.dim() == 2 else h.flatten(1)
 
@@ -208,7 +158,7 @@ class Stack(Units):
         for number, (layer, parts) in enumerate(zip(self.layers, self.cut(theta), strict=True)):
             z = layer.affine(h, parts.weight, parts.bias)
             moments = after[2 * number : 2 * number + 2]
-            h = self.activate(layer, normalised(self.normalise, z, parts, None, moments, learns=True))
+            h = self.activate(layer, self.normalised(z, parts, None, moments, learns=True))
             if self.dropout:
                 kept = torch.rand(h.shape, generator=generator).to(h.device) >= self.dropout
                 h = h * kept / (1 - self.dropout)
@@ -225,58 +175,3 @@ def stack_of(backbone: Backbone, who: str) -> Stack:
     if not isinstance(units, Stack):
         raise SettingsError(f"{who} needs layers one after the other: expected backbone='mlp', 'conv' or 'alexnet'")
     return units
-
-
-def initial_layer(
-    shape: Sequence[int], kinds: Sequence[str], generator: torch.Generator, device: torch.device
-) -> list[nn.Parameter]:
-    """Draw the parameters of a layer of some kinds: weight and bias by PyTorch's default law, scale 1, shift 0."""
-    weight, bias = initial_affine(shape, generator, device)
-    made = {"weight": weight, "bias": bias}
-    if "scale" in kinds:
-        made["scale"] = nn.Parameter(torch.ones(shape[0], device=device))
-        made["shift"] = nn.Parameter(torch.zeros(shape[0], device=device))
-    return [made[kind] for kind in kinds]
-
-
-def cut(theta: Sequence[Tensor], kinds: Sequence[str], layers: int) -> list[Parts]:
-    """Return parameters layer by layer, each with some kinds of them."""
-    size = len(kinds)
-    bias, scale = (kinds.index(kind) if kind in kinds else None for kind in ("bias", "scale"))
-    return [
-        Parts(
-            theta[start],
-            None if bias is None else theta[start + bias],
-            None if scale is None else theta[start + scale],
-            None if scale is None else theta[start + scale + 1],
-        )
-        for start in range(0, size * layers, size)
-    ]
-
-
-def normalised(
-    how: Normalise,
-    z: Tensor,
-    parts: Parts,
-    mask: Tensor | None,
-    moments: Sequence[Tensor],
-    *,
-    learns: bool = False,
-) -> Tensor:
-    """Return normalised pre-activations.
-
-    Args:
-        how: How they are normalised.
-        z: Shape ``(n, units, ...)``.
-        parts: Parameters of the layer.
-        mask: What units are multiplied with, for what mixes units: those switched off must not be seen.
-        moments: Running mean and variance of each unit, for ``batch``.
-        learns: Whether ``batch`` takes the minibatch's own instead, and moves the running ones, in place.
-    """
-    if how == "none":
-        return z
-    assert parts.scale is not None  # for the type checker: normalised layers have both
-    assert parts.shift is not None
-    if how == "batch":
-        return by_batch(z, parts.scale, parts.shift, moments, learns=learns)
-    return by_group(z if mask is None else z * mask, parts.scale, parts.shift)

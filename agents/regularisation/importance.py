@@ -52,7 +52,7 @@ class Measure(NamedTuple):
             share: What one example counts: 1 / n gives means.
             buffers: What the backbone keeps beside its parameters.
         """
-        products = isinstance(backbone, Stack) and backbone.bias and backbone.normalise == "none"
+        products = isinstance(backbone, Stack) and backbone.biased and backbone.normalise == "none"
         total: list[Tensor] = []
         for xs, ys in zip(torch.split(x, _TOGETHER), torch.split(y, _TOGETHER), strict=True):
             if products:
