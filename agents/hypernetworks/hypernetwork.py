@@ -69,8 +69,9 @@ class Target:
 
     def initial(self, generator: torch.Generator, device: torch.device) -> Tensor:
         """Draw a network by PyTorch's default law, shape ``(N,)``."""
+        body = self.backbone.initial(generator, device)
         head = initial_affine((self.outputs, self.backbone.features), generator, device)
-        return torch.cat([tensor.detach().flatten() for tensor in (*self.backbone.initial(generator, device), *head)])
+        return torch.cat([tensor.detach().flatten() for tensor in (*body, *head)])
 
 
 @dataclass(frozen=True)
