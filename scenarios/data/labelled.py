@@ -211,8 +211,6 @@ def labelled(
     train: tuple[Tensor, Tensor],
     test: tuple[Tensor, Tensor],
     classes: Sequence[str],
-    *,
-    levels: float = 255,
 ) -> Data:
     """Return a data set of bytes, images with their channels first, or of floats, which are taken as they are.
 
@@ -221,7 +219,6 @@ def labelled(
         train: Training inputs and class numbers.
         test: Held-out inputs and class numbers.
         classes: Names of the classes.
-        levels: Value of the brightest pixel in the published files.
 
     Raises:
         DataError: A class has no training example, or inputs have different shapes.
@@ -234,7 +231,7 @@ def labelled(
     if missing:
         raise DataError(f"{name}: class {classes[missing[0]]!r} has no training example")
     standard = standard_of(x, shape[0] if len(shape) == 3 else 1) if x.dtype is torch.uint8 else None
-    return Data(name, ByClass.of(x, y), ByClass.of(*test), tuple(classes), shape, levels=levels, standard=standard)
+    return Data(name, ByClass.of(x, y), ByClass.of(*test), tuple(classes), shape, standard=standard)
 
 
 def chained(*maps: Callable[[Tensor], Tensor] | None) -> Callable[[Tensor], Tensor] | None:
