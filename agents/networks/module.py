@@ -48,6 +48,12 @@ class Module(Backbone):
         self._tied = len(self._names) < len(list(self._net.named_parameters(remove_duplicate=False)))
         if not self._names:
             raise SettingsError(f"{self} has no parameters: expected a network that can learn")
+        frozen = [name for name, parameter in self._net.named_parameters() if not parameter.requires_grad]
+        if frozen:
+            raise SettingsError(
+                f"{self} has frozen parameters, {frozen[0]!r} first: expected all to learn; put the frozen in front "
+                "of the tasks by clenv.scenarios.features"
+            )
         self._features, self._differs = self._probe()
 
     def __repr__(self) -> str:

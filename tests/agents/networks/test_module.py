@@ -106,6 +106,7 @@ def test_lazy_shapes_and_shapes_that_are_asked_for():
         (Two, "returns tuple for 4 inputs: expected floats"),
         (Counts, "changes its buffers in evaluation mode"),
         (nn.Flatten, "has no parameters"),
+        (plain().requires_grad_(False), r"has frozen parameters, '0\.weight' first"),
         (lambda a, b: nn.Linear(a, b), "expected a function of nothing, or of input_shape, but missing"),
         (nn.Linear, "expected a function of nothing"),
         (nn.Sequential(nn.Flatten(0), nn.Linear(768, 4)), "expected floats, a row an input"),
