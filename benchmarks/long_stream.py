@@ -20,7 +20,7 @@ def main() -> None:
             [1.0] * tasks,
             alpha=alpha,
             switch="other",
-            round_length=1,
+            length=lambda _task: 1,
             seed=0,
         )
         start = time.perf_counter()

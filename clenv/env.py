@@ -50,7 +50,8 @@ class ContinualEnv(World, gymnasium.Env[dict[str, Any], Any]):
 
     Observations are dicts: ``x``: inputs, float32 ``(batch_size, *input_shape)``; ``task``: task index, -1 if hidden;
     ``position``: minibatch within its round. They hold NumPy arrays; on the agent path ``x`` stays a tensor on the
-    device.
+    device. Where minibatches differ in size (``last="keep"``), the space of ``x`` is a sequence of inputs, and of
+    predictions in ``action_space`` as many rows are read as there are inputs.
 
     Args:
         scenario: Tasks, or a `Scenario`.
@@ -86,6 +87,7 @@ class ContinualEnv(World, gymnasium.Env[dict[str, Any], Any]):
         self.render_mode = render_mode
         self.observation_space = self._observation_space()
         self._form = (self.settings.batch_size, self.stream_spec.output_size)  # shape of predictions
+        self._varies = self.stream_spec.sizes_vary
         self.action_space = spaces.Box(-_LARGE, _LARGE, self._form, np.float32)
         self._device = torch.device(self.settings.device)
         self._given = self.settings.task_labels == "given"
@@ -93,7 +95,9 @@ class ContinualEnv(World, gymnasium.Env[dict[str, Any], Any]):
     def _observation_space(self) -> spaces.Dict:
         spec = self.stream_spec
         tasks = (_ENDLESS if spec.tasks is None else spec.tasks) if spec.task_labels == "given" else 0
-        x = spaces.Box(-_LARGEST, _LARGEST, (spec.batch_size, *spec.input_shape), np.float32)
+        one = spaces.Box(-_LARGEST, _LARGEST, spec.input_shape, np.float32)
+        several = spaces.Box(-_LARGEST, _LARGEST, (spec.batch_size, *spec.input_shape), np.float32)
+        x = spaces.Sequence(one, stack=True) if spec.sizes_vary else several
         task, position = spaces.Discrete(tasks + 1, start=-1), spaces.Discrete(spec.round_length)
         return spaces.Dict({"x": x, "task": task, "position": position})
 
@@ -131,7 +135,8 @@ class ContinualEnv(World, gymnasium.Env[dict[str, Any], Any]):
         """Play one step.
 
         Args:
-            action: Predictions of shape ``(batch_size, output_size)``, or an `Agent` that plays the turn.
+            action: Predictions of shape ``(batch_size, output_size)``, or of as many rows as there are inputs; or an
+                `Agent` that plays the turn.
 
         Returns:
             Observation, reward (minus the loss), terminated, truncated, info. ``info`` holds ``step``, ``loss``,
@@ -190,6 +195,8 @@ class ContinualEnv(World, gymnasium.Env[dict[str, Any], Any]):
         current = timeline.round
         position = min(timeline.position, current.steps - 1)  # a restored stream may be over: its last minibatch
         self._x, self._y = self._minibatches.at(current, position)
+        if self._varies:
+            self._form = len(self._y), self._form[1]
         self._shown = self._minibatches.shown
         self._observation = {
             "x": self._x,
@@ -203,7 +210,8 @@ class ContinualEnv(World, gymnasium.Env[dict[str, Any], Any]):
                 f"step was given a {type(action).__name__}: expected an Agent, or predictions as a NumPy array or "
                 f"tensor of shape {self.action_space.shape}"
             )
-        return torch.as_tensor(action, device=self._device).detach()
+        predictions = torch.as_tensor(action, device=self._device).detach()
+        return predictions[: self._form[0]] if predictions.shape == self.action_space.shape else predictions
 
     def _play(self, timeline: Timeline, predictions: Tensor) -> list[Outcome]:
         """Score predictions and return the targets that are revealed now."""
@@ -211,7 +219,7 @@ class ContinualEnv(World, gymnasium.Env[dict[str, Any], Any]):
         if predictions.shape != self._form or not predictions.is_floating_point():
             raise PredictionError(
                 f"step {step}: predictions of shape {tuple(predictions.shape)} and type {predictions.dtype}, "
-                f"expected floating-point numbers of shape {self.action_space.shape}"
+                f"expected floating-point numbers of shape {self._form}"
             )
         outputs = shown.outputs
         if outputs != self._form[1]:

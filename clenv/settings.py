@@ -15,7 +15,7 @@ from clenv.events import Recurrence
 from clenv.fields import Checked, Count, Fraction, Positive, Whole
 from clenv.task import Loss, Task
 from clenv.world.augment import Augmentation
-from clenv.world.batches import Sampling
+from clenv.world.batches import Last, Sampling, pass_steps
 from clenv.world.requests import Requests, requests_to_plain
 from clenv.world.stream import Switch
 
@@ -35,6 +35,13 @@ class Settings(Checked):
     """Probability that a finished round is repeated on the same task, in [0, 1]."""
     round_length: Count = 1
     """Minibatches a round; 1 is the OSAKA paper's process."""
+    epochs: Count | None = None
+    """Passes of the task's data that make a round of the stream, instead of ``round_length`` minibatches; None: none.
+    The phase of pre-training goes by ``round_length`` all the same."""
+    last: Last = "wrap"
+    """What becomes of the examples at the end of each of these passes that do not fill a minibatch: filled up with the
+    first ones of another permutation, which is then gone on with; dropped, others each time; or kept as a smaller
+    minibatch."""
     switch: Switch = "other"
     """After a failed coin: leave for another task, or draw from all of them, the current one included."""
     batch_size: Count = 10
@@ -84,6 +91,21 @@ class Settings(Checked):
         """Check every field, and that the device is there."""
         super().__post_init__()
         check_device(self.device)
+        if self.epochs is not None and self.sampling != "shuffle":
+            raise SettingsError(
+                f"epochs={self.epochs} are whole passes of the data, but sampling={self.sampling!r} draws with "
+                "replacement: expected sampling='shuffle'"
+            )
+        if self.epochs is None and self.last != "wrap":
+            raise SettingsError(f"last={self.last!r} says how passes end: expected epochs=1 or more beside it")
+
+    def round_steps(self, examples: int) -> int:
+        """Return how many minibatches a round of the stream has on a task with so many training examples."""
+        if self.epochs is None:
+            return self.round_length
+        if self.last == "wrap":
+            return pass_steps(self.epochs * examples, self.batch_size, "keep")
+        return self.epochs * pass_steps(examples, self.batch_size, self.last)
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -178,12 +200,14 @@ class StreamSpec:
         paradigm: ``task``, ``domain`` or ``class``.
         task_labels: ``given``, ``train-only`` or ``hidden``.
         announce_switches: Whether begin and end of visits are announced.
-        batch_size: Examples a minibatch.
-        round_length: Minibatches a round.
+        batch_size: Examples a minibatch; the largest number if `sizes_vary`.
+        round_length: Minibatches a round; the largest number if they differ by task.
         horizon: Scored steps of the stream; None: no end, or unknown.
         tasks: Number of tasks; None: unknown or endless.
         label_delay: Steps after which targets arrive.
         pretrain_steps: Unscored steps before the stream.
+        round_lengths: Minibatches a round by task, if they differ by task.
+        sizes_vary: Whether some minibatches are smaller than others.
     """
 
     input_shape: tuple[int, ...]
@@ -199,6 +223,8 @@ class StreamSpec:
     tasks: int | None
     label_delay: int = 0
     pretrain_steps: int = 0
+    round_lengths: tuple[int, ...] | None = None
+    sizes_vary: bool = False
 
     @property
     def head_per_task(self) -> bool:
@@ -211,9 +237,15 @@ class StreamSpec:
             return self.output_size
         return self.output_sizes[task]
 
+    def round_steps(self, task: int | None) -> int:
+        """Minibatches a round of ``task``."""
+        if self.round_lengths is None or task is None:
+            return self.round_length
+        return self.round_lengths[task]
+
 
 def expected_occurrences(
-    *, horizon: int, alpha: float, switch: Switch, round_length: int, weights: Sequence[float]
+    *, horizon: int, alpha: float, switch: Switch, round_length: float, weights: Sequence[float]
 ) -> float:
     """Return how often a task of an OSAKA stream is expected to be visited, ``T (1 - alpha') / (v N)``."""
     count = len(weights)

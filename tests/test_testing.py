@@ -174,6 +174,17 @@ class OnlyFullBatches(Linear):
         return super().predict(x, task).view(-1, 2, self.spec.output_size).flatten(0, 1)
 
 
+class StacksItsMinibatches(Linear):
+    def __init__(self, spec, **options: Any) -> None:
+        super().__init__(spec, **options)
+        self.recent: list[Tensor] = []
+
+    def observe(self, outcome) -> None:
+        self.recent = [*self.recent[-1:], outcome.x]
+        torch.stack(self.recent)
+        super().observe(outcome)
+
+
 class AnswersOtherwiseInStep(Linear):
     def step(self, observation) -> Tensor:
         return self.predict(observation["x"])[:-1]
@@ -580,6 +591,7 @@ FAULTS = [
     (ForgetsItsMomentum, "a-killed-run-resumes-bit-for-bit", "resumed before step"),
     (HandsOutItsState, "the-state-is-a-copy", "learned on"),
     (CopiesItsStart, "a-copy-goes-on-to-the-same-bits", "other losses"),
+    (StacksItsMinibatches, "minibatches-may-differ-in-size", "RuntimeError"),
     (LoadsAnything, "foreign-states-are-refused", "expected CheckpointError"),
     (BreaksOnForeignStates, "foreign-states-are-refused", "changed the agent"),
     (KeepsVisits, "memory-is-flat", "values and tensors after 8 visits"),

@@ -127,9 +127,10 @@ class HAT(UnitMasked):
     ) -> None:
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
         hyper = self._hyper
-        if hyper.schedule == "exact" and spec.round_length < 2:
+        shortest = min(spec.round_lengths or (spec.round_length,))
+        if hyper.schedule == "exact" and shortest < 2:
             raise SettingsError(
-                f"schedule='exact' anneals over the round length, which is {spec.round_length}: take 'hold', or a "
+                f"schedule='exact' anneals over the round length, which is {shortest}: take 'hold', or a "
                 "round_length of at least 2"
             )
         self._period: int = spec.round_length if hyper.schedule == "exact" else hyper.period
@@ -185,6 +186,8 @@ class HAT(UnitMasked):
         self._trained, self._protection = [], None
         if self.running is None:
             return
+        if self._hyper.schedule == "exact":
+            self._period = self._spec.round_steps(self.running)
         record, policy = self.tasks[self.running], self._hyper.revisit
         if not self.annealing and policy in {"freeze", "freeze_all"}:
             self._trained = record["head"] if policy == "freeze" else []

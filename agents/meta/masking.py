@@ -325,8 +325,10 @@ class InnerLearner(NamedTuple):
         """Return the summaries of the last ``W`` steps."""
         if not history:
             return []
-        place = int(self.many)
-        stacked = Record(*(torch.stack(parts, place) for parts in zip(*history[-self.window :], strict=True)))
+        recent, place = history[-self.window :], int(self.many)
+        if len({record.z.shape for record in recent}) > 1:  # a smaller minibatch is among them
+            return [self.summary(phi, record) for record in recent]
+        stacked = Record(*(torch.stack(parts, place) for parts in zip(*recent, strict=True)))
         return list(self.summary(phi, stacked).unbind(place))
 
     def summary(self, phi: Phi, record: Record) -> Tensor:

@@ -27,7 +27,8 @@ class Subtract(Composed):
 
     Attributes:
         traces: ``Delta`` of each visit that ended, with its first step.
-        start: First step and parameters at the start of the running visit.
+        start: First step and parameters at the start of the running visit, and whether its first step, which may make
+            a head, is yet to come.
         told: Task of the running visit, where it is told.
     """
 
@@ -52,7 +53,6 @@ class Subtract(Composed):
         self.traces: list[Entry] = []
         self.start: Entry | None = None
         self.told: int | None = None
-        self._new = False  # whether the running visit has yet to make what it needs
 
     def on_visit_begin(self, event: VisitBegin) -> None:
         """End the trace of the last visit and begin another."""
@@ -65,9 +65,9 @@ class Subtract(Composed):
             self._begin(None)
             self.told = observation["task"]
         answer = super().step(observation)
-        if self._new and self.start is not None:  # a first step may make a head
+        if self.start is not None and self.start["new"]:
             self.start["values"] = {**parameters(self.inner.state_dict()), **self.start["values"]}
-            self._new = False
+            self.start["new"] = False
         return answer
 
     def observe(self, outcome: Outcome) -> Mapping[str, float] | None:
@@ -78,8 +78,7 @@ class Subtract(Composed):
 
     def _begin(self, step: int | None) -> None:
         self._end()
-        self.start = {"step": step, "values": parameters(self.inner.state_dict())}
-        self._new = True
+        self.start = {"step": step, "values": parameters(self.inner.state_dict()), "new": True}
 
     def _end(self) -> None:
         """Keep what the running visit changed."""

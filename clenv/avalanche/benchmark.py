@@ -31,7 +31,8 @@ def to_benchmark(env: ContinualEnv, by: By = "visit", *, seed: int | None = None
         seed: Seed of the stream; None: that of the environment's last reset.
 
     Raises:
-        SettingsError: The stream has no end, is a regression, or was not reset and no seed was given.
+        SettingsError: The stream has no end or minibatches of different sizes, is a regression, or was not reset and no
+            seed was given.
 
     Example:
         >>> benchmark = to_benchmark(env, by="visit", seed=0)  # doctest: +SKIP
@@ -45,6 +46,8 @@ def to_benchmark(env: ContinualEnv, by: By = "visit", *, seed: int | None = None
         raise SettingsError(f"by={by!r}: expected one of {', '.join(map(repr, get_args(By)))}")
     if env.stream_spec.loss != "cross_entropy":
         raise SettingsError("the tasks are regressions: Avalanche's supervised strategies learn classes")
+    if env.stream_spec.sizes_vary:
+        raise SettingsError("last='keep': a benchmark's minibatches are of one size, expected 'drop' or 'wrap'")
     played = ContinualEnv(env.scenario, env.settings.updated(label_delay=0))
     played.reset(seed=env.recording().seed if seed is None else seed)
     minibatches = _play(played)
@@ -77,11 +80,10 @@ def _play(env: ContinualEnv) -> list[Minibatch]:
 
 def _cuts(env: ContinualEnv, by: By) -> list[tuple[int, int]]:
     """Return first and last minibatch (not included) of each experience."""
-    length = {"visit": None, "round": env.settings.round_length, "step": 1}[by]
     cuts, start = [], 0
     for visit in env.recording().visits:
         stop = start + visit.steps
-        step = length or visit.steps
+        step = {"visit": visit.steps, "round": env.round_steps(visit.task), "step": 1}[by]
         cuts += [(first, min(first + step, stop)) for first in range(start, stop, step)]
         start = stop
     return cuts

@@ -276,7 +276,7 @@ def _steps(suite: Suite, env: ContinualEnv) -> int | None:
     settings = env.settings
     policy = settings.requests
     schedule = settings.schedule or (None if policy is None else policy.schedule)
-    scheduled = None if schedule is None else len(schedule) * settings.round_length
+    scheduled = None if schedule is None else sum(map(env.round_steps, schedule))
     ends = [settings.horizon, suite.evaluation.steps, scheduled]
     return min((end for end in ends if end is not None), default=None)
 

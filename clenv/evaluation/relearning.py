@@ -79,7 +79,7 @@ def fresh_visit(env: ContinualEnv, agent: Agent, task: int | str, steps: int, *,
         seed: Of the minibatches; equal seeds show equal ones.
     """
     finite = env.stream_spec.tasks is not None
-    rounds = math.ceil(steps / env.settings.round_length)
+    rounds = math.ceil(steps / env.round_steps(task))
     settings = replace(
         env.settings,
         schedule=(env.task_index(task),) * rounds,

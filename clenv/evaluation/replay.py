@@ -142,7 +142,7 @@ class Replay(ContinualEnv):
     def rows_shown(self, visit: int) -> Tensor:
         """Return which training examples of its task a visit shows, each once; after `reset`."""
         task, _, _, first_round, _, steps = self.recorded.visits[visit]
-        places = [divmod(step, self.settings.round_length) for step in range(steps)]
+        places = [divmod(step, self._repository.round_steps(task)) for step in range(steps)]
         rows = {row for k, j in places for row in self._minibatches.rows(task, first_round + k, j).tolist()}
         return torch.tensor(sorted(rows), device=self._x.device)
 

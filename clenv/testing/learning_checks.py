@@ -415,6 +415,24 @@ def a_killed_run_resumes_bit_for_bit(subject: Subject, settings: dict[str, Any])
 
 
 @CHECKS.add
+def minibatches_may_differ_in_size(subject: Subject) -> None:
+    """Passes may end with a smaller minibatch: it answers and learns from it, and resumes there bit for bit."""
+    env = subject.env(schedule=(0, 1, 0, 2), epochs=1, last="keep", batch_size=5)
+    whole = subject.live(env).bits()
+    sizes = [len(answer) for answer in whole["answers"]]
+    expect(set(sizes) == {4, 5}, f"the answers have {sizes} rows, expected 5 and at the end of a pass 4")
+    env = subject.env(schedule=(0, 1, 0, 2), epochs=1, last="keep", batch_size=5)
+    agent = subject.agent(env)
+    env.reset(seed=0)
+    for _ in range(sizes.index(4) + 1):
+        env.step(agent)
+    fresh = subject.agent(env)
+    fresh.load_state_dict(reloaded(agent.state_dict()))
+    rest = finish(_resumed(env), fresh).bits()
+    expect_equal(rest["state"], whole["state"], "resumed after a smaller minibatch, the final states differ")
+
+
+@CHECKS.add
 def foreign_states_are_refused(subject: Subject) -> None:
     """A state of something else raises CheckpointError, and changes nothing."""
     life = subject.live(subject.env())

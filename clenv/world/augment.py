@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -16,21 +16,20 @@ from clenv.rng import generator
 Augmentation = Literal["crop", "flip"]
 
 
-def augmented(x: Tensor, kinds: Collection[Augmentation], seed: int, k: int, places: Sequence[int]) -> Tensor:
+def augmented(x: Tensor, kinds: Collection[Augmentation], seed: int, k: int, sizes: Mapping[int, int]) -> Tensor:
     """Return the images of some minibatches of one round, each image shifted or flipped at random.
 
     Args:
-        x: Images of all minibatches together, shape ``(minibatches * n, channels, height, width)``.
+        x: Images of all minibatches together, shape ``(n, channels, height, width)``.
         kinds: ``crop``: shifted by up to an eighth of height and width, edges repeated; ``flip``: left and right
             exchanged with probability 1/2.
         seed: Seed of the stream.
         k: Number of the round.
-        places: Place of each minibatch in it.
+        sizes: Images of each minibatch, by its place in the round; ``n`` together.
     """
-    n, (high, wide) = len(x) // len(places), x.shape[2:]
+    high, wide = x.shape[2:]
     most = np.array([max(1, high // 8), max(1, wide // 8)])
-    rngs = [generator(seed, "augment", k, place) for place in places]
-    draws = np.concatenate([rng.random((n, 3)) for rng in rngs])
+    draws = np.concatenate([generator(seed, "augment", k, place).random((n, 3)) for place, n in sizes.items()])
     if "crop" in kinds:
         down, right = torch.from_numpy((draws[:, :2] * (2 * most + 1)).astype(np.int64)).to(x.device).unbind(1)
         padded = F.pad(x, (int(most[1]), int(most[1]), int(most[0]), int(most[0])), mode="replicate")

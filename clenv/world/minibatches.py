@@ -29,7 +29,8 @@ class Minibatches:
             seed=seed,
             sampling=settings.sampling,
             batch_size=settings.batch_size,
-            round_length=settings.round_length,
+            round_length=settings.round_length if settings.epochs is None else None,
+            last=settings.last,
             device=torch.device(settings.device),
         )
         self._taken: tuple[int, int] | None = None
@@ -51,11 +52,10 @@ class Minibatches:
         places = range(part * _TOGETHER, min((part + 1) * _TOGETHER, current.steps))
         rows = [self._batches.rows(shown.train, current.number, place) for place in places]
         x, y = shown.minibatch(rows[0] if len(rows) == 1 else torch.cat(rows))
+        sizes = [len(part) for part in rows]
         if self._augment:
-            x = augmented(x, self._augment, self._seed, current.number, places)
-        xs = x.reshape(len(rows), -1, *x.shape[1:]).unbind()
-        ys = y.reshape(len(rows), -1, *y.shape[1:]).unbind()
-        self._kept = list(zip(xs, ys, strict=True))
+            x = augmented(x, self._augment, self._seed, current.number, dict(zip(places, sizes, strict=True)))
+        self._kept = list(zip(x.split_with_sizes(sizes), y.split_with_sizes(sizes), strict=True))
         if shown.train.reads_ahead and places.stop < current.steps:
             following = range(places.stop, min(places.stop + _TOGETHER, current.steps))
             shown.train.expect(torch.cat([self._batches.rows(shown.train, current.number, n) for n in following]))
@@ -63,7 +63,7 @@ class Minibatches:
     def again(self, task: int, k: int, position: int) -> tuple[Tensor, Tensor]:
         """Take out an earlier minibatch again, of round ``k`` on a task."""
         x, y = self._repository.tasks[task].minibatch(self.rows(task, k, position))
-        return augmented(x, self._augment, self._seed, k, [position]) if self._augment else x, y
+        return augmented(x, self._augment, self._seed, k, {position: len(x)}) if self._augment else x, y
 
     def rows(self, task: int, k: int, position: int) -> Tensor:
         """Return which training examples of a task a minibatch of round ``k`` holds."""

@@ -41,7 +41,7 @@ def recorded(repository: Repository, settings: Settings, recording: Recording, w
     """Return the timeline of a recorded stream, with some of its visits left out."""
     kept = [visit for number, visit in enumerate(recording.visits) if number not in without]
     return Timeline(
-        RecordedPlan(kept, round_length=settings.round_length),
+        RecordedPlan(kept, length=repository.round_steps),
         _ledger(repository, settings, None),
         _recorded_requests(recording.events),
         seed=recording.seed,
@@ -74,7 +74,7 @@ def _streaming_plan(repository: Repository, settings: Settings, seed: int, ledge
     """Return the plan of the scored stream."""
     schedule = schedule_of(settings)
     if schedule:
-        return ScriptedPlan([repository.find(task) for task in schedule], round_length=settings.round_length)
+        return ScriptedPlan([repository.find(task) for task in schedule], length=repository.round_steps)
     if repository.endless is not None:
 
         def sample(rng: np.random.Generator) -> int:
@@ -84,7 +84,7 @@ def _streaming_plan(repository: Repository, settings: Settings, seed: int, ledge
             return number
 
         return ContextPlan(
-            sample, alpha=settings.alpha, switch=settings.switch, round_length=settings.round_length, seed=seed
+            sample, alpha=settings.alpha, switch=settings.switch, length=repository.round_steps, seed=seed
         )
     streamed = [shown.task for shown in repository.tasks[: repository.streamed]]
     return OsakaPlan(
@@ -92,7 +92,7 @@ def _streaming_plan(repository: Repository, settings: Settings, seed: int, ledge
         [task.weight for task in streamed],
         alpha=settings.alpha,
         switch=settings.switch,
-        round_length=settings.round_length,
+        length=repository.round_steps,
         seed=seed,
     )
 

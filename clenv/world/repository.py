@@ -90,6 +90,9 @@ class Repository:
     def _spec(self) -> StreamSpec:
         settings, task = self._settings, self._probe.task
         sizes = tuple(shown.outputs for shown in self.tasks) if self.endless is None else None
+        lengths = tuple(map(self.round_steps, range(len(self.tasks)))) if self.endless is None else None
+        longest = settings.round_steps(len(task.train)) if lengths is None else max(lengths)
+        rests = settings.epochs is not None and settings.last == "keep"
         return StreamSpec(
             input_shape=task.input_shape,
             output_size=max(sizes) if sizes else task.outputs,
@@ -99,12 +102,20 @@ class Repository:
             task_labels=settings.task_labels,
             announce_switches=settings.announce_switches,
             batch_size=settings.batch_size,
-            round_length=settings.round_length,
+            round_length=longest,
             horizon=settings.horizon,
             tasks=len(self.tasks) if self.endless is None else None,
             label_delay=settings.label_delay,
             pretrain_steps=settings.pretrain_steps,
+            round_lengths=None if lengths is None or len(set(lengths)) == 1 else lengths,
+            sizes_vary=rests and any(len(shown.train) % settings.batch_size for shown in self.tasks or [self._probe]),
         )
+
+    def round_steps(self, task: int) -> int:
+        """Return how many minibatches a round on a task has, given by index."""
+        if self.endless is None and task >= self.streamed:
+            return self._settings.round_length
+        return self._settings.round_steps(len(self.tasks[task].train))
 
     def classes(self, task: int) -> tuple[Sequence[str], Tensor | None]:
         """Return the names of the classes that an output of a task stands for, by number.
@@ -351,7 +362,13 @@ def _check(task: Task, first: Task, settings: Settings) -> None:
     if task.loss == "mse" and settings.paradigm == "class":
         raise SettingsError(f"paradigm='class' needs classes, but task {task.id!r} is a regression")
     check_images(task.input_shape, settings.augment)
-    check_batches(task.train, task_id=task.id, sampling=settings.sampling, batch_size=settings.batch_size)
+    check_batches(
+        task.train,
+        task_id=task.id,
+        sampling=settings.sampling,
+        batch_size=settings.batch_size,
+        last=settings.last,
+    )
 
 
 def _check_contexts(settings: Settings) -> None:
@@ -366,12 +383,14 @@ def _warn_about_recurrence(tasks: Sequence[Task], settings: Settings) -> None:
     if len(tasks) == 1:
         warnings.warn("one task only: no switch is possible", ClenvWarning, stacklevel=5)
     elif settings.horizon is not None and settings.alpha < 1:
+        weights = [task.weight for task in tasks]
+        steps = np.array([settings.round_steps(len(task.train)) for task in tasks])
         expected = expected_occurrences(
             horizon=settings.horizon,
             alpha=settings.alpha,
             switch=settings.switch,
-            round_length=settings.round_length,
-            weights=[task.weight for task in tasks],
+            round_length=float(np.average(steps, weights=weights)),
+            weights=weights,
         )
         if round(expected, 6) < 2:
             warnings.warn(

@@ -1,7 +1,8 @@
 """Which task each round plays: the OSAKA process with true recurrence, scripted schedules, recorded schedules.
 
-A *round* is ``round_length`` minibatches of one task; after it a coin is tossed: with probability alpha the task
-repeats, else another is sampled (Caccia et al., *Online Fast Adaptation and Knowledge Accumulation*, NeurIPS 2020).
+A *round* is ``round_length`` minibatches of one task, or whole passes of its data; after it a coin is tossed: with
+probability alpha the task repeats, else another is sampled (Caccia et al., *Online Fast Adaptation and Knowledge
+Accumulation*, NeurIPS 2020).
 A plan is a pure function: it answers which round follows another, and keeps no state but caches.
 """
 
@@ -20,6 +21,8 @@ from clenv.rng import BLOCK, Uniforms, generator, key
 _DRAWS = 1000  # of contexts that cannot be used, in a row, before their source counts as exhausted
 Switch = Literal["other", "any"]
 Mask = NDArray[np.bool_]
+Length = Callable[[int], int]
+"""Minibatches of a round, by the index of its task."""
 
 
 class Round(NamedTuple):
@@ -69,7 +72,7 @@ class OsakaPlan(Plan):
         weights: Sampling weights ``p_i`` > 0, in the order of ``ids``.
         alpha: Probability that a finished round is repeated, in [0, 1].
         switch: ``other``: a failed coin leaves the task if there is another; ``any``: it may draw the same again.
-        round_length: Minibatches a round.
+        length: Minibatches of a round.
         seed: Seed of the stream.
     """
 
@@ -80,10 +83,10 @@ class OsakaPlan(Plan):
         *,
         alpha: float,
         switch: Switch,
-        round_length: int,
+        length: Length,
         seed: int,
     ) -> None:
-        self.alpha, self.switch, self.round_length = alpha, switch, round_length
+        self.alpha, self.switch, self.length = alpha, switch, length
         self._coins = Uniforms(seed, "coin")
         # Ties are broken by position in the order of the keys, so that declaration order never matters.
         self._order = np.array(sorted(range(len(ids)), key=lambda i: key(0, "tie", ids[i])), dtype=np.int64)
@@ -98,14 +101,14 @@ class OsakaPlan(Plan):
         """Return the next round (see `Plan.following`)."""
         if previous is None:
             task = self.draw(0, available)
-            return None if task is None else Round(0, task, self.round_length, continues=False)
+            return None if task is None else Round(0, task, self.length(task), continues=False)
         k, current = previous.number + 1, previous.task
         if may_stay and available[current] and self.stays(k):
-            return Round(k, current, self.round_length, continues=True)
+            return Round(k, current, self.length(current), continues=True)
         task = self.draw(k, available, leaving=current if self.switch == "other" else None)
         if task is None:
             return None
-        return Round(k, task, self.round_length, continues=may_stay and task == current)
+        return Round(k, task, self.length(task), continues=may_stay and task == current)
 
     def draw(self, k: int, available: Mask, leaving: int | None = None) -> int | None:
         """Draw the task of round ``k`` among the available ones, other than ``leaving`` if there is another."""
@@ -191,7 +194,7 @@ class ContextPlan(Plan):
         sample: Turns a generator into the index of a (new or known) task.
         alpha: Stay probability a round.
         switch: ``any`` in the paper; ``other`` draws until it is another context.
-        round_length: Minibatches a round; 1 in the paper.
+        length: Minibatches of a round; 1 in the paper.
         seed: Seed of the stream.
     """
 
@@ -201,10 +204,10 @@ class ContextPlan(Plan):
         *,
         alpha: float,
         switch: Switch,
-        round_length: int,
+        length: Length,
         seed: int,
     ) -> None:
-        self.alpha, self.switch, self.round_length = alpha, switch, round_length
+        self.alpha, self.switch, self.length = alpha, switch, length
         self._sample, self._seed = sample, seed
         self._coins = Uniforms(seed, "coin")
 
@@ -212,7 +215,7 @@ class ContextPlan(Plan):
         """Return the next round; a draw that cannot be used is repeated, within reason."""
         k = 0 if previous is None else previous.number + 1
         if previous is not None and may_stay and available[previous.task] and self._coins[k] < self.alpha:
-            return Round(k, previous.task, self.round_length, continues=True)
+            return Round(k, previous.task, self.length(previous.task), continues=True)
         rng = generator(self._seed, "context", k)
         for _ in range(_DRAWS):
             task = self._sample(rng)
@@ -220,7 +223,7 @@ class ContextPlan(Plan):
             if same and self.switch == "other":
                 continue
             if task >= len(available) or available[task]:
-                return Round(k, task, self.round_length, continues=may_stay and same)
+                return Round(k, task, self.length(task), continues=may_stay and same)
         return None
 
 
@@ -229,13 +232,13 @@ class ScriptedPlan(Plan):
 
     Args:
         tasks: Task index of each round.
-        round_length: Minibatches a round.
+        length: Minibatches of a round.
     """
 
     end = "schedule finished"
 
-    def __init__(self, tasks: Sequence[int], *, round_length: int) -> None:
-        self._tasks, self._round_length = tuple(tasks), round_length
+    def __init__(self, tasks: Sequence[int], *, length: Length) -> None:
+        self._tasks, self._length = tuple(tasks), length
 
     def following(self, previous: Round | None, available: Mask, *, may_stay: bool = True) -> Round | None:
         """Return the next round of the script (see `Plan.following`)."""
@@ -244,7 +247,7 @@ class ScriptedPlan(Plan):
             task = self._tasks[k]
             if available[task]:
                 same = previous is not None and task == previous.task
-                return Round(k, task, self._round_length, continues=may_stay and same and k == expected)
+                return Round(k, task, self._length(task), continues=may_stay and same and k == expected)
         return None
 
 
@@ -273,13 +276,13 @@ class RecordedPlan(Plan):
 
     Args:
         visits: The visits to play, in stream order.
-        round_length: Minibatches a round of the recorded run.
+        length: Minibatches of a round of the recorded run.
     """
 
     end = "recording finished"
 
-    def __init__(self, visits: Sequence[RecordedVisit], *, round_length: int) -> None:
-        self._visits, self._round_length = tuple(visits), round_length
+    def __init__(self, visits: Sequence[RecordedVisit], *, length: Length) -> None:
+        self._visits, self._length = tuple(visits), length
         self._starts = [visit.first_round for visit in self._visits]
 
     def following(self, previous: Round | None, available: Mask, *, may_stay: bool = True) -> Round | None:
@@ -295,8 +298,9 @@ class RecordedPlan(Plan):
         if number >= len(self._visits):
             return None
         visit = self._visits[number]
-        played = offset * self._round_length
+        length = self._length(visit.task)
+        played = offset * length
         if played >= visit.steps:
             return self._round(number + 1, 0)
-        steps = min(self._round_length, visit.steps - played)
+        steps = min(length, visit.steps - played)
         return Round(visit.first_round + offset, visit.task, steps, offset > 0, visit.first_step + played)

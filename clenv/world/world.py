@@ -109,6 +109,14 @@ class World:
         """
         return self._repository.find(task)
 
+    def round_steps(self, task: int | str) -> int:
+        """Return how many minibatches a round on a task has.
+
+        Raises:
+            UnknownNameError: There is no such task.
+        """
+        return self._repository.round_steps(self.task_index(task))
+
     # Looking at a stream and a learner
 
     def evaluate(

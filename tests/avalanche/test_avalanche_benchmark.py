@@ -84,6 +84,8 @@ def test_bad_streams_are_refused(make_tasks):
         to_benchmark(world(make_tasks), by="task", seed=0)
     with pytest.raises(ClenvError, match="call reset"):
         to_benchmark(world(make_tasks))
+    with pytest.raises(SettingsError, match="last='keep'"):
+        to_benchmark(world(make_tasks, epochs=1, last="keep", batch_size=7), seed=0)
     lines = clenv.ContinualEnv(make_tasks(3, regression=True), Settings(batch_size=4, schedule=(0, 1)))
     with pytest.raises(SettingsError, match="regressions"):
         to_benchmark(lines, seed=0)

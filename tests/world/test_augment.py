@@ -22,7 +22,7 @@ def shifted(image, down, right):
 def test_flips_exchange_left_and_right():
     seen = set()
     for k in range(8):
-        made = augmented(X, ["flip"], 0, k, [0, 1])
+        made = augmented(X, ["flip"], 0, k, {0: 3, 1: 3})
         for image, before in zip(made, X, strict=True):
             flipped = torch.equal(image, before.flip(2))
             assert flipped or torch.equal(image, before)
@@ -33,7 +33,7 @@ def test_flips_exchange_left_and_right():
 def test_crops_shift_by_up_to_an_eighth():
     seen = set()
     for k in range(40):
-        for image, before in zip(augmented(X, ["crop"], 0, k, [0, 1]), X, strict=True):
+        for image, before in zip(augmented(X, ["crop"], 0, k, {0: 3, 1: 3}), X, strict=True):
             [move] = [
                 (down, right)
                 for down in range(-2, 3)
@@ -45,10 +45,10 @@ def test_crops_shift_by_up_to_an_eighth():
 
 
 def test_minibatches_that_are_taken_together_are_those_taken_alone():
-    together = augmented(X, ["crop", "flip"], 3, 7, [4, 5])
-    assert torch.equal(together[:3], augmented(X[:3], ["crop", "flip"], 3, 7, [4]))
-    assert torch.equal(together[3:], augmented(X[3:], ["crop", "flip"], 3, 7, [5]))
-    assert not torch.equal(together, augmented(X, ["crop", "flip"], 4, 7, [4, 5]))
+    together = augmented(X, ["crop", "flip"], 3, 7, {4: 3, 5: 3})
+    assert torch.equal(together[:3], augmented(X[:3], ["crop", "flip"], 3, 7, {4: 3}))
+    assert torch.equal(together[3:], augmented(X[3:], ["crop", "flip"], 3, 7, {5: 3}))
+    assert not torch.equal(together, augmented(X, ["crop", "flip"], 4, 7, {4: 3, 5: 3}))
 
 
 @pytest.mark.parametrize("delay", [0, 3])

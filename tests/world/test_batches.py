@@ -1,5 +1,7 @@
 """Minibatches: functions of their place alone, whole permutations, exact sizes."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 from clenv.errors import SettingsError
 from clenv.split import Split
-from clenv.world.batches import Batches, check_batches
+from clenv.world.batches import Batches, check_batches, pass_steps
 
 
 def split_of(rows, classes=3):
@@ -84,3 +86,39 @@ def test_balanced_regression_is_refused():
 def test_iid_allows_minibatches_larger_than_the_task():
     check_batches(split_of(3), task_id="a", sampling="iid", batch_size=10)
     assert len(batches_of("iid", batch_size=10).rows(split_of(3), 0, 0)) == 10
+
+
+# Whole passes
+
+
+@given(
+    rows=st.integers(1, 60),
+    size=st.integers(1, 9),
+    epochs=st.integers(1, 3),
+    last=st.sampled_from(["drop", "keep"]),
+    k=st.integers(0, 10**9),
+)
+@settings(max_examples=80, deadline=None)
+def test_each_pass_shows_each_example_once(rows, size, epochs, last, k):
+    split = split_of(rows)
+    batches = Batches(seed=0, sampling="shuffle", batch_size=size, round_length=None, last=last, device="cpu")
+    steps = pass_steps(rows, size, last)
+    assert steps == (rows // size if last == "drop" else math.ceil(rows / size))
+    for epoch in range(epochs):
+        shown = [batches.rows(split, k, epoch * steps + j) for j in range(steps)]
+        assert all(len(part) == size for part in shown[:-1])
+        assert len(torch.cat([*shown, torch.empty(0)]).unique()) == (rows - rows % size if last == "drop" else rows)
+
+
+def test_passes_differ_and_any_minibatch_of_them_is_reached_at_once():
+    split = split_of(10)
+
+    def fresh():
+        return Batches(seed=0, sampling="shuffle", batch_size=4, round_length=None, last="keep", device="cpu")
+
+    forward = fresh()
+    walked = [forward.rows(split, 0, j) for j in range(6)]
+    assert [len(rows) for rows in walked] == [4, 4, 2, 4, 4, 2]
+    assert not torch.equal(torch.cat(walked[:3]), torch.cat(walked[3:]))
+    for j in (5, 2, 4, 0):
+        assert torch.equal(fresh().rows(split, 0, j), walked[j])

@@ -14,9 +14,13 @@ from clenv.world.stream import ContextPlan, OsakaPlan, PretrainedPlan, RecordedP
 ROUNDS = 100_000
 
 
+def each(steps):
+    return lambda _task: steps
+
+
 def plan_of(count=5, *, alpha=0.9, switch="other", seed=0, weights=None, ids=None, round_length=1):
     ids = ids or [f"task {i}" for i in range(count)]
-    return OsakaPlan(ids, weights or [1.0] * count, alpha=alpha, switch=switch, round_length=round_length, seed=seed)
+    return OsakaPlan(ids, weights or [1.0] * count, alpha=alpha, switch=switch, length=each(round_length), seed=seed)
 
 
 def sequence(plan, rounds=ROUNDS):
@@ -235,8 +239,8 @@ def test_a_long_stream_takes_constant_memory():
 @pytest.mark.parametrize(
     "plan",
     [
-        OsakaPlan(["a", "b"], [1, 1], alpha=0.5, switch="other", round_length=4, seed=0),
-        ScriptedPlan([0, 1, 1], round_length=4),
+        OsakaPlan(["a", "b"], [1, 1], alpha=0.5, switch="other", length=each(4), seed=0),
+        ScriptedPlan([0, 1, 1], length=each(4)),
     ],
     ids=["osaka", "script"],
 )
@@ -259,7 +263,7 @@ def test_pretraining_rounds_come_first_and_are_cut_to_length(plan):
 
 
 def test_a_script_plays_its_tasks_and_leaves_out_those_that_are_gone():
-    plan = ScriptedPlan([0, 0, 1, 0], round_length=3)
+    plan = ScriptedPlan([0, 0, 1, 0], length=each(3))
     available = np.array([True, True])
     rounds = [plan.following(None, available)]
     while (following := plan.following(rounds[-1], available)) is not None:
@@ -275,7 +279,7 @@ def test_a_script_plays_its_tasks_and_leaves_out_those_that_are_gone():
 
 def test_a_recording_keeps_round_and_step_numbers():
     visits = [RecordedVisit(0, 1, 1, 0, 0, 5), RecordedVisit(1, 1, 1, 5, 9, 2)]
-    plan = RecordedPlan(visits, round_length=3)
+    plan = RecordedPlan(visits, length=each(3))
     rounds, available = [plan.following(None, np.ones(2, dtype=bool))], np.zeros(2, dtype=bool)
     while (following := plan.following(rounds[-1], available)) is not None:
         rounds.append(following)
@@ -284,7 +288,7 @@ def test_a_recording_keeps_round_and_step_numbers():
 
 def test_contexts_are_drawn_anew_until_they_are_other_ones():
     def tasks(switch):
-        plan = ContextPlan(lambda rng: int(rng.integers(3)), alpha=0.0, switch=switch, round_length=1, seed=0)
+        plan = ContextPlan(lambda rng: int(rng.integers(3)), alpha=0.0, switch=switch, length=each(1), seed=0)
         return walk(plan, 300, np.ones(3, dtype=bool))
 
     assert (np.diff(tasks("other")) != 0).all()

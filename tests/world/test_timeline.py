@@ -26,11 +26,11 @@ def timeline_of(plan, requests=None, *, horizon=None, **ledger_options):
 
 
 def scripted(tasks, requests=None, *, length=3, **options):
-    return timeline_of(ScriptedPlan([index_of(t) for t in tasks], round_length=length), requests, **options)
+    return timeline_of(ScriptedPlan([index_of(t) for t in tasks], length=lambda _task: length), requests, **options)
 
 
 def osaka(requests=None, *, seed=0, alpha=0.7, length=3, horizon=200, switch="other", **options):
-    plan = OsakaPlan(IDS, [1.0] * 5, alpha=alpha, switch=switch, round_length=length, seed=seed)
+    plan = OsakaPlan(IDS, [1.0] * 5, alpha=alpha, switch=switch, length=lambda _task: length, seed=seed)
     ledger = Ledger(IDS, **options)
     timeline = Timeline(plan, ledger, requests, seed=seed, horizon=horizon, pretrain_steps=0, index=index_of)
     timeline.begin()
@@ -292,7 +292,7 @@ def test_a_replay_plays_the_same_minibatches_but_those_left_out(policy, world):
     if not kept:
         return
     replay = Timeline(
-        RecordedPlan(kept, round_length=world["length"]),
+        RecordedPlan(kept, length=lambda _task: world["length"]),
         Ledger(IDS),
         None,
         seed=world["seed"],
