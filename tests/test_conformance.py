@@ -15,6 +15,9 @@ def checks() -> Iterator[tuple[str, Check]]:
     for name in agent_names():
         if agent_class(name).__module__.startswith("clenv.agents."):
             yield from ((name, check) for check in check_agent(name, **QUICK.get(name, {})))
+    for name in ("hat", "ewc"):
+        own = {"normalise": "independent", "dropout": 0.1}
+        yield from ((f"{name} with normalisation a task", check) for check in check_agent(name, **own))
     for name in scenario_ids():
         if name.startswith("clenv/"):
             yield from ((name, check) for check in check_scenario(name))

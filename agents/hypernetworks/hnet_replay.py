@@ -75,7 +75,7 @@ class HNETReplay(Finetune):
     def _inform_teacher(self) -> None:
         """Make the teacher what the classifier is now."""
         self.teacher.shared = _copied(self.shared)
-        self.teacher.buffers = [buffer.clone() for buffer in self.buffers]
+        self.teacher.buffers = {slot: [each.clone() for each in kept] for slot, kept in self.buffers.items()}
         self.teacher.heads = {slot: _copied(head) for slot, head in self.heads.items()}
 
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
@@ -93,9 +93,9 @@ class HNETReplay(Finetune):
             tasks, x = tasks[:1], x.flatten(0, 1)[None]
         losses = []
         for task, inputs in zip(tasks, x, strict=True):
-            h = self.hidden(inputs)
+            h = self.hidden(inputs, self._slot(task))
             counted = slice(self._spec.outputs(task) if self._head_per_task else None)
-            answers = F.linear(h, *self._head(self._slot(task)))[:, counted]
+            answers = F.linear(h, *self._head(self._slot(task))[-2:])[:, counted]
             targets = self.teacher.predict(inputs, task)[:, counted]
             losses.append(F.mse_loss(answers, targets) if self._spec.loss == "mse" else distillation(answers, targets))
         return torch.stack(losses).mean()

@@ -430,18 +430,18 @@ class AmnesiacHAT(AdaHAT):
         """Let each backup take a step on the minibatch, with gates, head and main path as they are."""
         assert self.running is not None  # for the type checker: a segment is open
         assert self.shadow_optimizer is not None  # likewise: there are backups
-        record = self.tasks[self.running]
-        gates = self._backbone.split(self._gate(self.running, record).detach())
+        record = self.tasks[self.running].copy()
+        gates = self._gate(self.running, record).detach()
         main = [parameter.detach() for parameter in self.shared]
-        head = [parameter.detach() for parameter in record["head"]]
+        record["head"] = [nn.Parameter(parameter.detach(), requires_grad=False) for parameter in record["head"]]
         losses, parameters = [], []
         for task, shadow in self.shadows.items():
             mask = self.tasks[task]["mask"]
             assert mask is not None  # for the type checker: it had one when the backup began
             groups = self._backbone.split(mask)
             values = routed([groups[role.writes] for role in self._backbone.roles], shadow, main)
-            features = self._backbone.forward(outcome.x, values, gates)
-            losses.append(loss_of(F.linear(features, *head)[:, : outcome.outputs], outcome.y))
+            answers, _ = self._learned(outcome.x, record, gates, values)
+            losses.append(loss_of(answers[:, : outcome.outputs], outcome.y))
             parameters += shadow
         set_gradients(parameters, torch.autograd.grad(torch.stack(losses).sum(), parameters))
         self.shadow_optimizer.step()

@@ -217,7 +217,10 @@ class HAT(UnitMasked):
             self._gates = torch.sigmoid(self._s * record["e"])
         else:
             self._gates = self._gate(self.running, record)
-        return self._answer(x, record, self._gates)
+        if not self._trained:
+            return self._answer(x, record, self._gates)
+        answers, record["moments"] = self._learned(x, record, self._gates, self.shared)
+        return answers
 
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
         """Take one step (section 2 of the paper; the order is that of the authors' code)."""

@@ -18,6 +18,7 @@ from clenv.agent import tensors
 from clenv.agents.networks.backbone import initial_affine
 from clenv.agents.networks.learning import Learner, told
 from clenv.agents.networks.units import Units, units_of
+from clenv.errors import SettingsError
 from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.picture import Picture
 from clenv.settings import StreamSpec
@@ -28,7 +29,8 @@ class Record(TypedDict):
 
     Attributes:
         e: Embedding.
-        head: Weight and bias of the output head.
+        head: The task's own part of the backbone, if it has one, then weight and bias of the output head.
+        moments: Running statistics of its normalisation; none without.
         mask: ``1[e > 0]`` as of the last consolidation, bool; None before the first.
         ever: Union of the masks of all its visits; differs from ``mask`` only if masks may move.
         always: Their intersection.
@@ -37,6 +39,7 @@ class Record(TypedDict):
 
     e: nn.Parameter
     head: list[nn.Parameter]
+    moments: list[Tensor]
     mask: Tensor | None
     ever: Tensor | None
     always: Tensor | None
@@ -70,6 +73,12 @@ class UnitMasked(Learner):
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
         self._announced = spec.announce_switches and not spec.label_delay  # visits end before anything else comes
         self._backbone: Units = units_of(self._hyper.build(spec.input_shape), type(self).__name__)
+        self._differs = self._backbone.differs
+        if self._backbone.buffers(self._device) and not self._backbone.separate:
+            raise SettingsError(
+                f"{type(self).__name__} keeps tasks apart, but normalise='batch' has statistics that every task moves: "
+                "expected normalise='independent', 'group' or 'none'"
+            )
         self.shared = self._backbone.initial(self.generator("init"), self._device)
         self._initial = [parameter.detach().clone() for parameter in self.shared]
         self.tasks: dict[int, Record] = {}
@@ -103,8 +112,11 @@ class UnitMasked(Learner):
         """Return what is kept of a task never seen: ``e ~ N(0, 1)``, a fresh head."""
         e = torch.randn(sum(self._backbone.units), generator=self.generator("embedding", task))
         shape = (self._spec.output_size, self._backbone.features)
-        head = list(initial_affine(shape, self.generator("head", task), self._device))
-        return Record(e=nn.Parameter(e.to(self._device)), head=head, mask=None, ever=None, always=None, steps=0)
+        own = self._backbone.initial_own(self._device)
+        head = [*own, *initial_affine(shape, self.generator("head", task), self._device)]
+        moments = self._backbone.buffers(self._device)
+        e = nn.Parameter(e.to(self._device))
+        return Record(e=e, head=head, moments=moments, mask=None, ever=None, always=None, steps=0)
 
     def _close(self) -> None:
         """Let there be no open segment."""
@@ -151,8 +163,23 @@ class UnitMasked(Learner):
         return self._answer(x, record, self._gate(known, record))
 
     def _answer(self, x: Tensor, record: Record, gates: Tensor) -> Tensor:
-        masks = self._backbone.split(gates)
-        return F.linear(self._backbone.forward(x, self.shared, masks), *record["head"])
+        *own, weight, bias = record["head"]
+        theta, masks = [*self.shared, *own], self._backbone.split(gates)
+        return F.linear(self._backbone.forward(x, theta, masks, buffers=record["moments"]), weight, bias)
+
+    def _learned(
+        self, x: Tensor, record: Record, gates: Tensor, shared: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Answer inputs of the running task to learn by, with the graph; return also its statistics after that."""
+        assert self.running is not None  # for the type checker: a segment is open
+        *own, weight, bias = record["head"]
+        theta, masks, moments = [*shared, *own], self._backbone.split(gates), record["moments"]
+        if self._differs:
+            draws = self.generator("pass", self.running, record["steps"])
+            h, moments = self._backbone.train(x, theta, draws, masks, buffers=moments)
+        else:
+            h = self._backbone.forward(x, theta, masks, buffers=moments)
+        return F.linear(h, weight, bias), moments
 
     @torch.no_grad()
     def features(self, x: Tensor, task: int | None = None) -> Tensor:
@@ -161,14 +188,23 @@ class UnitMasked(Learner):
 
     @torch.no_grad()
     def gate(self, task: int) -> Mapping[str, Tensor]:
-        """Return the task's mask as it is now; nothing for a task that is not kept."""
-        return {"mask": self._gate(task, self.tasks[task]).detach().clone()} if task in self.tasks else {}
+        """Return the task's mask as it is now, and its normalisation; nothing for a task that is not kept."""
+        if task not in self.tasks:
+            return {}
+        record = self.tasks[task]
+        own = dict(zip(map("own {}".format, range(len(record["head"]) - 2)), record["head"][:-2], strict=True))
+        moments = dict(zip(map("moment {}".format, range(len(record["moments"]))), record["moments"], strict=True))
+        parts = {"mask": self._gate(task, record), **own, **moments}
+        return {name: part.detach().clone() for name, part in parts.items()}
 
     @torch.no_grad()
     def features_through(self, x: Tensor, gate: Mapping[str, Tensor]) -> Tensor:
         """Return the backbone's output with a mask."""
-        masks = self._backbone.split(gate["mask"]) if gate else None
-        return self._backbone.forward(x, self.shared, masks)
+        if not gate:
+            theta = [*self.shared, *self._backbone.initial_own(self._device)]
+            return self._backbone.forward(x, theta, buffers=self._backbone.buffers(self._device))
+        own, moments = ([part for name, part in gate.items() if name.startswith(kind)] for kind in ("own", "moment"))
+        return self._backbone.forward(x, [*self.shared, *own], self._backbone.split(gate["mask"]), buffers=moments)
 
     def capacity(self) -> Mapping[str, float]:
         """Return the share of each layer's units that a finished task uses, and of the weights that one reads."""

@@ -48,8 +48,9 @@ class Architecture(Checked):
     bias: bool = True
     """Whether layers add a number a unit; residual networks have none."""
     normalise: Literal["auto"] | Normalise = "auto"
-    """What goes into each nonlinearity is normalised over the minibatch, with one set of running statistics for all
-    tasks; over groups of units of one example; or not; auto: as published, residual networks over the minibatch."""
+    """What goes into each nonlinearity is normalised over the minibatch, with scales, shifts and running statistics
+    that all tasks share (``batch``) or that each task has of its own (``independent``); over groups of units of one
+    example; or not; auto: as published, residual networks over the minibatch."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Probability with which a unit is dropped when the network learns; it answers with all of them; not in residual
     networks."""

@@ -37,9 +37,19 @@ class Backbone(ABC):
         """Whether it learns by another pass than it answers by: by dropout, or by the statistics of a minibatch."""
         return False
 
+    @property
+    def separate(self) -> bool:
+        """Whether some of its parameters, and what it keeps beside them, are a task's own: its normalisation."""
+        return False
+
     @abstractmethod
     def initial(self, generator: torch.Generator, device: torch.device) -> list[nn.Parameter]:
         """Return parameters to begin with, drawn on the CPU, so that they are equal on every device."""
+
+    def initial_own(self, device: torch.device) -> list[nn.Parameter]:
+        """Return those parameters that are a task's own, as they are at its begin; they follow the shared ones."""
+        del device
+        return []
 
     def buffers(self, device: torch.device) -> list[Tensor]:
         """Return what is kept beside the parameters, as it is at the begin: running statistics, say."""
@@ -52,7 +62,7 @@ class Backbone(ABC):
 
         Args:
             x: Inputs, shape ``(n, *input_shape)``.
-            theta: The parameters, or what stands for them.
+            theta: The parameters, or what stands for them; after the shared ones those of the task's own, if any.
             buffers: What is kept beside them.
 
         Returns:

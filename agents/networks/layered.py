@@ -33,8 +33,9 @@ class Parts(NamedTuple):
 class Layered(Units):
     """A network of layers.
 
-    The parameters are, layer by layer: weight; bias, if there is one; scale and shift, with normalisation. The buffers
-    of batch normalisation are, layer by layer, running mean and variance.
+    The parameters are, layer by layer: weight; bias, if there is one; scale and shift, with normalisation, unless these
+    are a task's own: then they come after all others. The buffers of normalisation over minibatches are, layer by
+    layer, running mean and variance.
 
     Attributes:
         normalise: How pre-activations are normalised.
@@ -52,7 +53,18 @@ class Layered(Units):
     @cached_property
     def kinds(self) -> list[str]:
         """Kinds of the parameters of a layer."""
-        return ["weight", *["bias"][: self.biased], *(["scale", "shift"] if self.normalise != "none" else [])]
+        scaled = self.normalise in {"batch", "group"}
+        return ["weight", *["bias"][: self.biased], *(["scale", "shift"] if scaled else [])]
+
+    @property
+    def separate(self) -> bool:
+        """Whether each task has a normalisation of its own."""
+        return self.normalise == "independent" and bool(self.weights)
+
+    @property
+    def by_batch(self) -> bool:
+        """Whether pre-activations are normalised over a minibatch."""
+        return self.normalise in {"batch", "independent"} and bool(self.weights)
 
     @cached_property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -75,27 +87,29 @@ class Layered(Units):
         for _, shape in self.weights:
             weight, bias = initial_affine(shape, generator, device)
             theta += [weight, bias] if self.biased else [weight]
-            if self.normalise != "none":
-                theta += [nn.Parameter(fill(shape[0], device=device)) for fill in (torch.ones, torch.zeros)]
+            theta += _neutral(shape[0], device) if "scale" in self.kinds else []
         return theta
+
+    def initial_own(self, device: torch.device) -> list[nn.Parameter]:
+        """Return scales, 1, and shifts, 0, if they are a task's own."""
+        return [each for _, shape in self.weights for each in _neutral(shape[0], device)] if self.separate else []
 
     def buffers(self, device: torch.device) -> list[Tensor]:
         """Return running means, 0, and variances, 1."""
-        fills = (torch.zeros, torch.ones) if self.normalise == "batch" else ()
+        fills = (torch.zeros, torch.ones) if self.by_batch else ()
         return [fill(shape[0], device=device) for _, shape in self.weights for fill in fills]
 
     def cut(self, theta: Sequence[Tensor]) -> list[Parts]:
         """Return the parameters layer by layer."""
-        size, kinds = len(self.kinds), self.kinds
-        bias, scale = (kinds.index(kind) if kind in kinds else None for kind in ("bias", "scale"))
+        size, count = len(self.kinds), len(self.weights)
+        layers = [list(theta[start : start + size]) for start in range(0, size * count, size)]
+        if self.separate:
+            own = theta[size * count :]
+            layers = [[*layer, *own[2 * number : 2 * number + 2]] for number, layer in enumerate(layers)]
+        plain = self.normalise == "none"
         return [
-            Parts(
-                theta[start],
-                None if bias is None else theta[start + bias],
-                None if scale is None else theta[start + scale],
-                None if scale is None else theta[start + scale + 1],
-            )
-            for start in range(0, size * len(self.weights), size)
+            Parts(layer[0], layer[1] if self.biased else None, *((None, None) if plain else layer[-2:]))
+            for layer in layers
         ]
 
     def normalised(
@@ -107,13 +121,18 @@ class Layered(Units):
             z: Shape ``(n, units, ...)``.
             parts: Parameters of the layer.
             mask: What units are multiplied with, for what mixes units: those switched off must not be seen.
-            moments: Running mean and variance of each unit, for ``batch``.
-            learns: Whether ``batch`` takes the minibatch's own instead, and moves the running ones, in place.
+            moments: Running mean and variance of each unit, if it is over a minibatch.
+            learns: Whether the minibatch's own are taken instead, and the running ones moved, in place.
         """
         if self.normalise == "none":
             return z
         assert parts.scale is not None  # for the type checker: normalised layers have both
         assert parts.shift is not None
-        if self.normalise == "batch":
+        if self.by_batch:
             return by_batch(z, parts.scale, parts.shift, moments, learns=learns)
         return by_group(z if mask is None else z * mask, parts.scale, parts.shift)
+
+
+def _neutral(units: int, device: torch.device) -> list[nn.Parameter]:
+    """Return a scale and a shift that change nothing."""
+    return [nn.Parameter(fill(units, device=device)) for fill in (torch.ones, torch.zeros)]

@@ -15,10 +15,8 @@ from torch import Tensor, nn
 from clenv.agent import Agent, Outcome
 from clenv.errors import CapabilityError, SettingsError
 from clenv.fields import NonNegative, Positive
-from clenv.settings import StreamSpec
 
 from .architecture import Architecture
-from .backbone import Backbone
 
 _FUSED = {"cpu", "cuda"}  # devices for which torch's optimisers have fused kernels
 
@@ -64,39 +62,6 @@ class Learner(Agent):
             return outcome.loss
         self.enter(outcome.task)
         return loss_of(self.forward(outcome.x)[:, : outcome.outputs], outcome.y)
-
-
-class Networked(Learner):
-    """A learner with a backbone that all tasks share.
-
-    Attributes:
-        shared: Parameters of the backbone.
-        buffers: What the backbone keeps beside them: running statistics, say.
-        passes: How often it has learned, if that draws numbers or changes the buffers.
-    """
-
-    def __init__(
-        self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
-    ) -> None:
-        super().__init__(spec, seed=seed, device=device, **hyperparameters)
-        self._backbone: Backbone = self._hyper.build(spec.input_shape)
-        self._differs = self._backbone.differs
-        self.restart_backbone()
-
-    def restart_backbone(self) -> None:
-        """Let the backbone be as at the begin."""
-        self.shared = self._backbone.initial(self.generator("init"), self._device)
-        self.buffers = self._backbone.buffers(self._device)
-        self.passes = 0
-
-    def hidden(self, x: Tensor) -> Tensor:
-        """Return features of inputs to learn by, with the graph; the backbone's buffers move on."""
-        if not self._differs:
-            return self._backbone.forward(x, self.shared, buffers=self.buffers)
-        draws = self.generator("pass", self.passes)
-        h, self.buffers = self._backbone.train(x, self.shared, draws, buffers=self.buffers)
-        self.passes += 1
-        return h
 
 
 def loss_of(outputs: Tensor, y: Tensor) -> Tensor:

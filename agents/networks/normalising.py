@@ -9,7 +9,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-Normalise = Literal["none", "batch", "group"]
+Normalise = Literal["none", "batch", "independent", "group"]
 _MOMENTUM, _EPS = 0.1, 1e-5  # as PyTorch has them
 _GROUPS = 8  # at most: as many as divide the channels
 
@@ -30,6 +30,7 @@ def by_batch(z: Tensor, scale: Tensor, shift: Tensor, moments: Sequence[Tensor],
         learns: Whether the minibatch's own are used.
     """
     mean, variance = moments
+    learns = learns and z.numel() > len(mean)  # one example has no variance
     return F.batch_norm(z, mean, variance, scale, shift, learns, _MOMENTUM, _EPS)
 
 

@@ -100,7 +100,7 @@ class Residual(Layered):
     @cached_property
     def differs(self) -> bool:
         """Whether it learns by another pass than it answers by."""
-        return self.normalise == "batch"
+        return self.by_batch
 
     @cached_property
     def weights(self) -> list[tuple[Role, tuple[int, ...]]]:
@@ -119,12 +119,18 @@ class Residual(Layered):
         return _Pass(self, theta, unit_masks, buffers, learns=False).features(x)
 
     def train(
-        self, x: Tensor, theta: Sequence[Tensor], generator: torch.Generator, *, buffers: Sequence[Tensor] = ()
+        self,
+        x: Tensor,
+        theta: Sequence[Tensor],
+        generator: torch.Generator,
+        unit_masks: Sequence[Tensor] | None = None,
+        *,
+        buffers: Sequence[Tensor] = (),
     ) -> tuple[Tensor, list[Tensor]]:
         """Return features under the statistics of the minibatch, and the next statistics."""
         del generator
         after = [buffer.clone() for buffer in buffers]
-        return _Pass(self, theta, None, after, learns=True).features(x), after
+        return _Pass(self, theta, unit_masks, after, learns=True).features(x), after
 
 
 class _Pass:

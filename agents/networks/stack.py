@@ -16,7 +16,7 @@ from clenv.errors import SettingsError
 from .backbone import Backbone
 from .layered import Layered
 from .normalising import Normalise, over_positions
-from .units import Role, units_of
+from .units import Role, one_pass, units_of
 
 Activation = Literal["relu", "sigmoid", "tanh", "gelu", "leaky_relu", "elu", "none"]
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
@@ -107,7 +107,7 @@ class Stack(Layered):
     @cached_property
     def differs(self) -> bool:
         """Whether it learns by another pass than it answers by."""
-        return bool(self.layers) and (self.normalise == "batch" or self.dropout > 0)
+        return self.by_batch or (self.dropout > 0 and bool(self.layers))
 
     @cached_property
     def _plain(self) -> list[tuple[Layer, int, int | None]]:
@@ -132,13 +132,41 @@ class Stack(Layered):
         buffers: Sequence[Tensor] = (),
     ) -> Tensor:
         """Return features; see `Units.forward`. Inputs are flattened before a dense layer."""
+        return self._pass(x, theta, unit_masks, buffers)
+
+    def train(
+        self,
+        x: Tensor,
+        theta: Sequence[Tensor],
+        generator: torch.Generator,
+        unit_masks: Sequence[Tensor] | None = None,
+        *,
+        buffers: Sequence[Tensor] = (),
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return features under the statistics of the minibatch and with units dropped, and the next statistics."""
+        after = [buffer.clone() for buffer in buffers]
+        return self._pass(x, theta, unit_masks, after, generator), after
+
+    def _pass(
+        self,
+        x: Tensor,
+        theta: Sequence[Tensor],
+        unit_masks: Sequence[Tensor] | None,
+        buffers: Sequence[Tensor],
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return features to answer with; with a generator to learn by, and the buffers move, in place."""
         h, parts = x, () if self.normalise == "none" else self.cut(theta)
         for number, (layer, weight, bias) in enumerate(self._plain):
             z = layer.affine(h, theta[weight], None if bias is None else theta[bias])
             mask = None if unit_masks is None else over_positions(unit_masks[number], z)
             if parts:
-                z = self.normalised(z, parts[number], mask, buffers[2 * number : 2 * number + 2])
+                moments = buffers[2 * number : 2 * number + 2]
+                z = self.normalised(z, parts[number], mask, moments, learns=generator is not None)
             h = self.activate(layer, z, mask)
+            if generator is not None and self.dropout:
+                kept = torch.rand(h.shape, generator=generator).to(h.device) >= self.dropout
+                h = h * kept / (1 - self.dropout)
         return h if h.dim() == 2 else h.flatten(1)
 
     def activate(self, layer: Layer, z: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -150,20 +178,6 @@ class Stack(Layered):
             h = F.max_pool2d(h, layer.pool)
         return h * mask if mask is not None and self.mask_at == "after" else h
 
-    def train(
-        self, x: Tensor, theta: Sequence[Tensor], generator: torch.Generator, *, buffers: Sequence[Tensor] = ()
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Return features under the statistics of the minibatch and with units dropped, and the next statistics."""
-        h, after = x, [buffer.clone() for buffer in buffers]
-        for number, (layer, parts) in enumerate(zip(self.layers, self.cut(theta), strict=True)):
-            z = layer.affine(h, parts.weight, parts.bias)
-            moments = after[2 * number : 2 * number + 2]
-            h = self.activate(layer, self.normalised(z, parts, None, moments, learns=True))
-            if self.dropout:
-                kept = torch.rand(h.shape, generator=generator).to(h.device) >= self.dropout
-                h = h * kept / (1 - self.dropout)
-        return h if h.dim() == 2 else h.flatten(1), after
-
 
 def stack_of(backbone: Backbone, who: str) -> Stack:
     """Return a backbone that is a stack of layers.
@@ -171,7 +185,7 @@ def stack_of(backbone: Backbone, who: str) -> Stack:
     Raises:
         SettingsError: It is another network, has no layer, or answers by another pass than it learns by.
     """
-    units = units_of(backbone, who)
+    units = one_pass(units_of(backbone, who), who)
     if not isinstance(units, Stack):
         raise SettingsError(f"{who} needs layers one after the other: expected backbone='mlp', 'conv' or 'alexnet'")
     return units

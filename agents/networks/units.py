@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from clenv.errors import SettingsError
@@ -66,6 +67,18 @@ class Units(Backbone):
             buffers: What is kept beside the parameters.
         """
 
+    @abstractmethod
+    def train(
+        self,
+        x: Tensor,
+        theta: Sequence[Tensor],
+        generator: torch.Generator,
+        unit_masks: Sequence[Tensor] | None = None,
+        *,
+        buffers: Sequence[Tensor] = (),
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return features to learn by, and what is then kept beside the parameters; see `Backbone.train`."""
+
     def split(self, values: Tensor) -> tuple[Tensor, ...]:
         """Cut one vector over all units, shape ``(sum of n_l,)``, into one a group (views)."""
         return values.split_with_sizes(self.units)
@@ -104,13 +117,13 @@ def units_of(backbone: Backbone, who: str) -> Units:
         who: The method that needs it, for the message.
 
     Raises:
-        SettingsError: It has no units, or answers by another pass than it learns by.
+        SettingsError: It has no units.
     """
     if not isinstance(backbone, Units):
         raise SettingsError(f"{who} masks units, and a module's are not known: expected a network that clenv builds")
     if not backbone.units:
         raise SettingsError(f"hidden=(): {who} acts on hidden units, expected at least one layer of them")
-    return one_pass(backbone, who)
+    return backbone
 
 
 def one_pass(backbone: AnyBackbone, who: str) -> AnyBackbone:

@@ -149,12 +149,13 @@ class Estimating(Anchored):
             share = 1 / (sum(sizes.values()) if by == "slot" else sizes[key, slot, outputs])
             xs, ys = (torch.cat(column) for column in zip(*minibatches, strict=True))
             head = self.heads[slot]
-            theta = [*self.shared, *(p[:outputs] for p in head)]
-            means = measure.summed(self._backbone, theta, xs, ys, share, buffers=self.buffers)
-            for narrow, whole in zip((-2, -1), head, strict=True):
+            theta = [*self.shared, *head[:-2], *(p[:outputs] for p in head[-2:])]
+            means = measure.summed(self._backbone, theta, xs, ys, share, buffers=self.buffers_of(slot))
+            for narrow, whole in zip((-2, -1), head[-2:], strict=True):
                 means[narrow] = torch.cat([means[narrow], torch.zeros_like(whole[outputs:])])
             parts = found.setdefault(key, {})
-            for part, values in ((BACKBONE, means[:-2]), (slot, means[-2:])):
+            count = len(self.shared)
+            for part, values in ((BACKBONE, means[:count]), (slot, means[count:])):
                 if values:  # a linear model has no backbone
                     parts[part] = plus(parts[part], values) if part in parts else values
         return found

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clenv.agent import Outcome
+from clenv.agents.references.finetune import ALL
 from clenv.agents.rehearsal.rehearsing import Rehearsing
 from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.fields import NonNegative, Positive
@@ -81,7 +82,7 @@ class LwF(Rehearsing, Consolidating):
     def forward(self, x: Tensor) -> Tensor:
         """Answer inputs through the head in use."""
         assert self.slot is not None  # for the type checker: `enter` came before
-        self._h = self.hidden(x)
+        self._h = self.hidden(x, self.slot)
         self._outputs = F.linear(self._h, *self.heads[self.slot])
         return self._outputs
 
@@ -125,7 +126,7 @@ class LwF(Rehearsing, Consolidating):
     @torch.no_grad()
     def consolidate(self) -> None:
         """Let the network as it is be the teacher of the next segment."""
-        parts: Mapping[int, Sequence[Tensor]] = {BACKBONE: self.shared, _BUFFERS: self.buffers, **self.heads}
+        parts: Mapping[int, Sequence[Tensor]] = {BACKBONE: self.shared, _BUFFERS: self.buffers_of(ALL), **self.heads}
         self.teacher = {part: [p.detach().clone() for p in tensors] for part, tensors in parts.items()}
         self.known = {head: columns.clone() for head, columns in self.seen.items()}
         self._know()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from clenv.agent import Outcome
 from clenv.agents.networks.learning import Learner, Training, loss_of, told
+from clenv.agents.references.finetune import ALL
 from clenv.events import Exactness, Permanence, Receipt, UnlearnRequest
 from clenv.fields import Count, NonNegative
 from clenv.rng import key
@@ -104,7 +105,7 @@ class CLPUDERpp(Learner):
         side, main = self._network(*self._origin(task)), self.main
         if self._hyper.side == "scratch":
             return side
-        side.shared, side.buffers = _copies(main.shared), [buffer.clone() for buffer in main.buffers]
+        side.shared, side.buffers = _copies(main.shared), {ALL: [buffer.clone() for buffer in main.buffers_of(ALL)]}
         if not self._spec.head_per_task:
             side.heads = {slot: _copies(head) for slot, head in main.heads.items()}
         side.rebuild()

@@ -27,6 +27,8 @@ class Rehearsing(Finetune):
     One optimiser holds all heads; those that a step does not involve are left alone, as if it held them not.
     """
 
+    heads_apart = False
+
     def __init__(
         self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
     ) -> None:
@@ -90,7 +92,7 @@ class Rehearsing(Finetune):
 
     def answers(self, x: Tensor, slots: Sequence[int]) -> Tensor:
         """Answer inputs, each through its own head or all through one, with the graph; shape ``(n, output_size)``."""
-        h = self.hidden(x)
+        h = self.hidden(x, slots[0])
         used = list(dict.fromkeys(slots))
         if len(used) == 1:
             return F.linear(h, *self.heads[used[0]])

@@ -132,7 +132,7 @@ def test_the_support_is_what_the_output_depends_on(normalise, shortcut):
 
 @pytest.mark.kernels
 @pytest.mark.parametrize("name", ["hat", "adahat"])
-@pytest.mark.parametrize("normalise", ["none", "group"])
+@pytest.mark.parametrize("normalise", ["none", "group", "independent"])
 def test_old_tasks_keep_their_bits(name, normalise):
     """The protection of HAT's paper holds over the additions; AdaHAT with an infinite sum is HAT."""
     env = clenv.make("clenv/SplitDigits-v0", image=True, schedule=(0, 1, 2, 0, 3), round_length=30, batch_size=8)
@@ -153,12 +153,13 @@ def test_old_tasks_keep_their_bits(name, normalise):
     assert len({tuple(mask.tolist()) for mask, _ in answers.values()}) > 1
 
 
-def test_requests_give_the_channels_back():
+@pytest.mark.parametrize("normalise", ["group", "independent"])
+def test_requests_give_the_channels_back(normalise):
     requests = clenv.Script((clenv.unlearn(0, step=59),))
     env = clenv.make(
         "clenv/SplitDigits-v0", image=True, schedule=(1, 0, 2), round_length=30, batch_size=8, requests=requests
     )
-    agent = clenv.make_agent("hat", env, backbone="resnet", channels=(6, 10), blocks=1, normalise="group", period=20)
+    agent = clenv.make_agent("hat", env, backbone="resnet", channels=(6, 10), blocks=1, normalise=normalise, period=20)
     env.reset(seed=0)
     while env.timeline.finished is None:
         env.step(agent)
@@ -182,7 +183,7 @@ def test_what_does_not_fit_is_refused(options, message):
 
 def test_hat_refuses_statistics_that_all_tasks_share():
     env = clenv.make("clenv/SplitDigits-v0", image=True)
-    with pytest.raises(SettingsError, match="normalise='none' or 'group'"):
+    with pytest.raises(SettingsError, match="expected normalise='independent', 'group' or 'none'"):
         clenv.make_agent("hat", env, backbone="resnet")
 
 

@@ -17,8 +17,8 @@ from clenv.rng import torch_generator
 CPU = torch.device("cpu")
 
 
-def draw(*shape):
-    return torch.randn(*shape, generator=torch_generator(0, "draw", str(shape)))
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch_generator(seed, "draw", str(shape)))
 
 
 def made(input_shape, **options):
@@ -100,6 +100,36 @@ def test_batch_normalisation_equals_that_of_modules():
             torch.testing.assert_close(mean, norm.running_mean)
             torch.testing.assert_close(variance, norm.running_var)
         torch.testing.assert_close(backbone.forward(x, theta, buffers=buffers), net.eval()(x))
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"), [((6,), {"hidden": (5, 4)}), ((3, 8, 8), {"backbone": "resnet", "channels": (4, 6)})]
+)
+def test_a_normalisation_of_ones_own_is_the_same_with_its_numbers_elsewhere(shape, options):
+    shared, theta = made(shape, normalise="batch", **options)
+    apart, _ = made(shape, normalise="independent", **options)
+    scales = [number for number, name in enumerate(shared.names) if name.endswith(("scale", "shift"))]
+    own = [theta[number].detach() + draw(*theta[number].shape, seed=number) for number in scales]
+    rest = [parameter for number, parameter in enumerate(theta) if number not in scales]
+    assert [p.shape for p in apart.initial_own(CPU)] == [p.shape for p in own]
+    assert apart.shapes == [tuple(p.shape) for p in rest]
+    for number, values in zip(scales, own, strict=True):
+        theta[number].data.copy_(values)
+    x = draw(7, *shape)
+    one = shared.train(x, theta, torch_generator(0, "draws"), buffers=shared.buffers(CPU))
+    two = apart.train(x, [*rest, *own], torch_generator(0, "draws"), buffers=apart.buffers(CPU))
+    assert torch.equal(one[0], two[0])
+    assert all(map(torch.equal, one[1], two[1]))
+    answers = [net.forward(x, t, buffers=one[1]) for net, t in ((shared, theta), (apart, [*rest, *own]))]
+    assert torch.equal(*answers)
+
+
+def test_one_example_is_normalised_by_what_is_known():
+    backbone, theta = made((6,), hidden=(5,), normalise="batch")
+    x, buffers = draw(1, 6), backbone.buffers(CPU)
+    h, after = backbone.train(x, theta, torch_generator(0, "draws"), buffers=buffers)
+    assert torch.equal(h, backbone.forward(x, theta, buffers=buffers))
+    assert all(map(torch.equal, after, buffers))
 
 
 def test_batch_normalisation_of_channels():
@@ -218,7 +248,11 @@ def test_initial_values_leave_global_generators_alone():
         ((64,), {"backbone": "cnn"}, "expected one of 'mlp', 'conv'"),
         ((64,), {"activation": "swish"}, "activation='swish': expected one of 'relu'"),
         ((64,), {"dropout": 1.0}, r"dropout=1.0: expected a number in \[0, 1\)"),
-        ((64,), {"normalise": "layer"}, "normalise='layer': expected 'auto' or one of 'none', 'batch', 'group'"),
+        (
+            (64,),
+            {"normalise": "layer"},
+            "normalise='layer': expected 'auto' or one of 'none', 'batch', 'independent'",
+        ),
         ((64,), {"mask_at": "during"}, "mask_at='during'"),
     ],
 )

@@ -7,6 +7,7 @@ from torch import nn
 
 import clenv
 from clenv.env import ContinualEnv
+from clenv.errors import CapabilityError, SettingsError
 from clenv.events import Exactness, UnlearnRequest
 from clenv.settings import Settings
 
@@ -95,3 +96,39 @@ def test_requests_are_refused_and_change_nothing(make_tasks):
     assert receipt.level is Exactness.UNSUPPORTED
     assert all(map(torch.equal, before, agent.shared))
     assert sorted(agent.heads) == [0, 1]
+
+
+# A normalisation for each task
+
+
+def test_each_task_has_statistics_of_its_own_and_loses_them_with_its_head(make_tasks):
+    env = world(make_tasks(3))
+    agent = clenv.make_agent("finetune", env, hidden=(5,), normalise="independent")
+    for _ in range(3):
+        env.step(agent)
+    first = [values.clone() for values in agent.buffers[0]]
+    assert list(agent.buffers) == [0]
+    assert first[0].any()
+    for _ in range(3):
+        env.step(agent)
+    assert list(agent.buffers) == [0, 1]
+    assert all(map(torch.equal, agent.buffers[0], first))
+    scale, shift, weight, bias = agent.heads[1]
+    assert scale.shape == shift.shape == (5,)
+    assert weight.shape == (agent.spec.output_size, 5)
+    assert not torch.equal(scale, torch.ones(5))
+    x = env.examples(1)[0]
+    mean, variance = agent.buffers[1]
+    z = (F.linear(x.flatten(1), *agent.shared) - mean) / (variance + 1e-5).sqrt() * scale + shift
+    torch.testing.assert_close(agent.predict(x, 1), F.linear(z.relu(), weight, bias))
+    assert agent.drop_head(1) == 4 * sum(p.numel() for p in (scale, shift, weight, bias, mean, variance))
+    assert list(agent.buffers) == [0]
+
+
+def test_a_normalisation_for_each_task_needs_to_know_the_task_and_one_task_a_pass(make_tasks):
+    env = world(make_tasks(2), paradigm="domain")
+    with pytest.raises(CapabilityError, match="expected paradigm='task'"):
+        clenv.make_agent("finetune", env, normalise="independent")
+    for name in ("er", "lwf", "joint"):
+        with pytest.raises(SettingsError, match=r"puts examples of several tasks through the network together"):
+            clenv.make_agent(name, world(make_tasks(2)), normalise="independent")
