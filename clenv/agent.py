@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from clenv.errors import CheckpointError, ClenvWarning, SettingsError, nearest
 from clenv.events import Exactness, Permanence, Receipt, UnlearnRequest, VisitBegin, VisitEnd
 from clenv.fields import Whole, check, convert
+from clenv.layers import seen_in
 from clenv.picture import Picture
 from clenv.rng import torch_generator
 from clenv.settings import StreamSpec, check_device
@@ -193,6 +194,22 @@ class Agent(ABC):
             NotImplementedError: The agent has no backbone.
         """
         raise NotImplementedError(f"{type(self).__name__} offers no features")
+
+    def layers(self, x: Tensor, task: int | None = None) -> Mapping[str, Tensor]:
+        """Return the output of every layer that `features` passes, by name, in order, shape ``(n, units, ...)``.
+
+        Under a task's mask, if it has one; of several networks the mean. They are called ``layer 1``, ``layer 2``, ...,
+        in residual networks ``stem``, ``block 1 inside``, ``block 1``, ..., and in a module as it names its parts
+        that have no parts themselves. An agent of one's own shows its layers by `clenv.layers.note`.
+
+        Args:
+            x: Inputs.
+            task: See `features`.
+
+        Raises:
+            NotImplementedError: The agent has no backbone.
+        """
+        return seen_in(lambda: self.features(x, task))
 
     def gate(self, task: int) -> Mapping[str, Tensor]:
         """Return a copy of what selects a task's part of the backbone, so that an evaluator can keep it: a mask, say.

@@ -18,6 +18,7 @@ from torch import Tensor
 from clenv.agents.networks.learning import loss_of
 from clenv.agents.networks.stack import Layer, Stack
 from clenv.arithmetic import square_root
+from clenv.layers import note
 
 Phi = dict[str, Tensor]
 Theta = tuple[Tensor, ...]
@@ -346,7 +347,9 @@ class InnerLearner(NamedTuple):
     def features(self, phi: Phi, past: Sequence[Tensor], theta: Theta, x: Tensor) -> Tensor:
         """Return the masked activations, shape ``(B, N)``."""
         h = self.hidden(theta, x)
-        return h * self.masks(phi, past, x, h)[0]
+        z = h * self.masks(phi, past, x, h)[0]
+        note(z, "masked")
+        return z
 
     def answer(self, theta: Theta, phi: Phi, past: Sequence[Tensor], x: Tensor) -> Pass:
         """Answer a minibatch, with the mask as it is before the targets are read.

@@ -8,6 +8,7 @@ import inspect
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -17,6 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from clenv.errors import SettingsError
 from clenv.fields import Network
+from clenv.layers import note, watched
 
 from .backbone import Backbone
 
@@ -110,7 +112,8 @@ class Module(Backbone):
         """Return whatever the module returns."""
         self._net.train(train)
         state = dict(zip((*self._names, *self._kept), (*theta, *buffers), strict=True))
-        return functional_call(self._net, state, (x,), tie_weights=self._tied)
+        with _shown(self._net):
+            return functional_call(self._net, state, (x,), tie_weights=self._tied)
 
     def _fresh(self, generator: torch.Generator) -> nn.Module:
         """Return a module of its own, every parameter made."""
@@ -196,3 +199,20 @@ def found(path: str) -> Any:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise SettingsError(f"backbone={path!r} leads nowhere: {error}") from error
+
+
+@contextmanager
+def _shown(net: nn.Module) -> Iterator[None]:
+    """Show what the parts of a module put out that have no parts themselves, if somebody asks."""
+    parts = [(name, part) for name, part in net.named_modules() if watched() and not list(part.children())]
+    hooks = [part.register_forward_hook(partial(_show, name)) for name, part in parts]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _show(name: str, _part: nn.Module, _inputs: Any, output: Any) -> None:
+    if isinstance(output, Tensor):
+        note(output, name)

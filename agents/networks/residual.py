@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clenv.layers import note
+
 from .layered import Layered, Parts
 from .normalising import Normalise, over_positions
 from .stack import ACTIVATIONS, Activation
@@ -152,10 +154,13 @@ class _Pass:
         """Return the mean of the last stream over all positions."""
         net = self._net
         h = self._act(self._convolve(0, x), net.convolutions[0].writes)
-        for block in net.blocks:
+        note(h, "stem")
+        for number, block in enumerate(net.blocks, 1):
             inner = self._act(self._convolve(block.first, h), net.convolutions[block.first].writes)
+            note(inner, "block", number, "inside")
             z = self._convolve(block.second, inner)
             h = self._act(z + self._brought(block, h, z), block.stream)
+            note(h, "block", number)
         return h.mean((2, 3))
 
     def _brought(self, block: Block, h: Tensor, z: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clenv.errors import SettingsError
+from clenv.layers import note
 
 from .backbone import Backbone
 from .layered import Layered
@@ -167,6 +168,7 @@ class Stack(Layered):
             if generator is not None and self.dropout:
                 kept = torch.rand(h.shape, generator=generator).to(h.device) >= self.dropout
                 h = h * kept / (1 - self.dropout)
+            note(h, "layer", number + 1)
         return h if h.dim() == 2 else h.flatten(1)
 
     def activate(self, layer: Layer, z: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -510,6 +510,9 @@ def _check_features(agent: Agent, env: ContinualEnv, gates: dict[int, Mapping[st
         x, told = probe(env, task)
         features = agent.features(x, told)
         right = features.dim() == 2 and len(features) == len(x) and bool(features.isfinite().all())
+        for name, output in agent.layers(x, told).items():
+            fine = len(output) == len(x) and bool(output.isfinite().all()) and output.grad_fn is None
+            expect(fine, f"{where}: {name!r} put out {tuple(output.shape)}, expected {len(x)} rows, finite, detached")
         expect(right, f"{where}: features have shape {tuple(features.shape)}, expected ({len(x)}, d), finite")
         gate = agent.gate(task)
         if gate and agent.needs_task_labels == "always":
