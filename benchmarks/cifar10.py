@@ -5,8 +5,8 @@
         [--device cuda]
 
 Five tasks of two classes. *Once*: each task one visit, class-incremental and task-incremental; `within` is the accuracy
-of the class-incremental run with the task given. *Returns*: alpha 0.9, rounds of a hundredth of a task's minibatches, as
-many steps: each task is visited some ten times.
+of the class-incremental run with the task given. *Returns*: alpha 0.9, rounds of a hundredth of a task's minibatches,
+as many steps: each task is visited some ten times.
 ``--share`` takes that share of the images of each class: the whole takes 8 to 15 minutes an agent and column on a core.
 """
 

@@ -195,7 +195,7 @@ def make(scenario: str | Scenario | Sequence[Task], *, render_mode: Any = None, 
             Or tasks, or a `Scenario`; then every setting that is not given is as `Settings` has it.
         render_mode: ``rgb_array`` or None.
         **overrides: Settings of the stream (see `Settings`) and arguments of the registered scenario. A ``schedule``
-            without a ``horizon`` is played to its end.
+            without a ``horizon`` is played to its end; a ``round_length`` takes the place of a scenario's ``epochs``.
 
     Raises:
         gymnasium.error.UnregisteredEnv: There is no such id; the message names the nearest.
@@ -208,7 +208,10 @@ def make(scenario: str | Scenario | Sequence[Task], *, render_mode: Any = None, 
     if not isinstance(scenario, str):
         return ContinualEnv(_tasks(scenario), _settings(overrides), render_mode=render_mode)
     spec = scenario_spec(scenario)
-    kwargs = {**spec.kwargs, **({"horizon": None} if "schedule" in overrides else {}), **overrides}
+    implied: dict[str, Any] = {"horizon": None} if "schedule" in overrides else {}
+    if "round_length" in overrides and overrides.get("epochs") is None:  # else the scenario's own would win
+        implied |= {"epochs": None, "last": "wrap"}
+    kwargs = {**spec.kwargs, **implied, **overrides}
     env = create(render_mode=render_mode, **kwargs)
     env.spec = EnvSpec(spec.id, entry_point=_ENTRY_POINT, kwargs=kwargs, disable_env_checker=True)
     return env

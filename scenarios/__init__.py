@@ -21,6 +21,23 @@ _VON_OSWALD = {  # x + 3, 2x^2 - 1, (x - 3)^3
     "held_out": "true",
 }
 _PUBLISHED = {"alpha": 0.9, "switch": "any", "sampling": "balanced", "batch_size": 25, "horizon": 10_000}
+_OMNIGLOT = {  # Caccia et al., NeurIPS 2020
+    "data": "omniglot",
+    "n_way": 10,
+    "image": True,
+    "batch_size": 50,
+    "modes": {"omniglot": [0.5, "omniglot"], "mnist": [0.25, "mnist"], "fashion-mnist": [0.25, "fashion-mnist"]},
+}
+_TIERED = {
+    "data": "tiered-imagenet",
+    "image": True,
+    "horizon": 20_000,
+    "modes": {
+        "train": [0.25, list(range(351))],
+        "late train": [0.25, list(range(200, 351))],
+        "validation": [0.5, list(range(351, 448))],
+    },
+}
 
 
 def _after_visits(requests: dict[int, list[int]]) -> dict[str, Any]:
@@ -40,16 +57,18 @@ _AMNESIAC = {  # the published request schedules: visits in order, each task onc
         {2: [1], 4: [2], 5: [5], 7: [6], 9: [7], 10: [10], 12: [11], 14: [12], 15: [15], 17: [16], 19: [17], 20: [20]}
     ),
 }
-# Factory, and minibatches of a task: of 32 for 10 epochs, as CLPU trains; of 64 for 2 epochs, as AmnesiacHAT does on
-# MNIST, and for 20 on the digits, of which there are few.
-_SEQUENCES = {
-    "PermutedDigits": ("permuted", "digits", 450, 450),
-    "RotatedDigits": ("rotated", "digits", 450, 450),
-    "PermutedFashionMNIST": ("permuted", "fashion-mnist", 18_750, 1875),
-    "RotatedFashionMNIST": ("rotated", "fashion-mnist", 18_750, 1875),
-    "PermutedMNIST": ("permuted", "mnist", 18_750, 1875),
-    "RotatedMNIST": ("rotated", "mnist", 18_750, 1875),
-}
+_CLPU = {"batch_size": 32, "epochs": 10, "requests": {"policy": "CLPU"}}  # of each task
+
+
+def _amnesiac(tasks: int, epochs: int = 2) -> dict[str, Any]:
+    return {
+        "batch_size": 64,
+        "epochs": epochs,
+        "schedule": list(range(tasks)),
+        "requests": _AMNESIAC[tasks],
+        "deadline": 4,
+    }
+
 
 _P = "clenv.scenarios.protocols:"
 _SCENARIOS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -73,6 +92,10 @@ _SCENARIOS: dict[str, tuple[str, dict[str, Any]]] = {
     "RotatedFashionMNIST": (_P + "rotated", _RECURRING | {"data": "fashion-mnist"}),
     "SplitCIFAR10": (_P + "split", _RECURRING | {"data": "cifar10"}),
     "SplitCIFAR100": (_P + "split", _RECURRING | {"data": "cifar100", "classes_per_task": 5, "horizon": 10_000}),
+    "CORe50": (
+        _P + "domains",
+        _RECURRING | {"paradigm": "domain", "data": [f"core50-s{session}" for session in (1, 2, 4, 5, 6, 8, 9, 11)]},
+    ),
     "SplitTinyImageNet": (
         _P + "split",
         _RECURRING | {"data": "tiny-imagenet", "classes_per_task": 10, "horizon": 10_000},
@@ -82,26 +105,24 @@ _SCENARIOS: dict[str, tuple[str, dict[str, Any]]] = {
     "ToyRBF": ("clenv.scenarios.toy_regression:toy_basis", _LINE | {"basis": "rbf"}),
     "ToySigmoid": ("clenv.scenarios.toy_regression:toy_basis", _LINE | {"basis": "sigmoid"}),
     "ToyFourier": ("clenv.scenarios.toy_regression:toy_basis", _LINE | {"basis": "fourier"}),
+    "OsakaOmniglot": ("clenv.scenarios.osaka_episodic:osaka_episodic", _PUBLISHED | _BLIND | _OMNIGLOT),
+    "OsakaTieredImageNet": ("clenv.scenarios.osaka_episodic:osaka_episodic", _PUBLISHED | _BLIND | _TIERED),
     "OsakaEpisodic": ("clenv.scenarios.osaka_episodic:osaka_episodic", _PUBLISHED | _BLIND),
 }
-for _name, (_protocol, _data, _clpu_steps, _amnesiac_steps) in _SEQUENCES.items():
-    _SCENARIOS[f"CLPU{_name}"] = (
-        _P + _protocol,
-        {"data": _data, "n_tasks": 5, "batch_size": 32, "round_length": _clpu_steps, "requests": {"policy": "CLPU"}},
-    )
-    for _tasks, _requests in _AMNESIAC.items():
-        _SCENARIOS[f"AmnesiacHAT{_tasks}{_name}"] = (
-            _P + _protocol,
-            {
-                "data": _data,
-                "n_tasks": _tasks,
-                "batch_size": 64,
-                "round_length": _amnesiac_steps,
-                "schedule": list(range(_tasks)),
-                "requests": _requests,
-                "deadline": 4,
-            },
-        )
+for _name, _data in (("", "digits"), ("Digits", "digits"), ("MNIST", "mnist"), ("FashionMNIST", "fashion-mnist")):
+    for _protocol in ("Permuted", "Rotated"):
+        _path, _epochs = _P + _protocol.lower(), 20 if _name == "Digits" else 2  # there are few digits
+        _SCENARIOS[f"CLPU{_protocol}{_name}"] = (_path, {"data": _data, "n_tasks": 5, **_CLPU})
+        for _tasks in _AMNESIAC:
+            _SCENARIOS[f"AmnesiacHAT{_tasks}{_protocol}{_name}"] = (
+                _path,
+                {"data": _data, "n_tasks": _tasks, **_amnesiac(_tasks, _epochs)},
+            )
+for _name, _tasks, _classes in (("", 5, 2), ("CIFAR10", 5, 2), ("CIFAR100", 20, 5)):
+    _data = _name.lower() or "digits"
+    _fifth, _part = ({"data": _data, "classes_per_task": count} for count in (_classes * _tasks // 5, _classes))
+    _SCENARIOS[f"CLPUSplit{_name}"] = (_P + "split", _fifth | _CLPU)
+    _SCENARIOS[f"AmnesiacHAT{_tasks}Split{_name}"] = (_P + "split", _part | _amnesiac(_tasks))
 for _name, (_path, _defaults) in _SCENARIOS.items():
     register(f"clenv/{_name}-v0", _path, **_defaults)
 

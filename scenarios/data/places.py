@@ -28,7 +28,9 @@ def download(get: Callable[[], Got], name: str, folder: Path, remedy: str) -> Go
     try:
         return get()
     except (RuntimeError, OSError) as error:
-        raise DataError(
-            f"{name} is not in {folder}, and its download failed: {error}\n{remedy} "
-            "(Another folder: set CLENV_DATA, or data_folder=...)"
-        ) from error
+        raise absent(name, folder, f", and its download failed: {error}", remedy) from error
+
+
+def absent(name: str, folder: Path, why: str, remedy: str) -> DataError:
+    """Return the error that says what is missing where, and how to get it."""
+    return DataError(f"{name} is not in {folder}{why}\n{remedy} (Another folder: set CLENV_DATA, or data_folder=...)")

@@ -1,9 +1,12 @@
-"""Data sets read from their published files, by torchvision but for Tiny ImageNet, or downloaded."""
+"""Data sets read from their published files, most by torchvision, or downloaded."""
 
 from __future__ import annotations
 
+import json
 import pickle
+import zipfile
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from clenv.split import number_classes
 
 from .files import held_out_rows, read_images
 from .labelled import Data, labelled
-from .places import download
+from .places import absent, download
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 _TINY = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -101,6 +104,37 @@ def _omniglot(name: str, folder: Path) -> Data:
     return labelled(name, (x[~test], y[~test]), (x[test], y[test]), classes)
 
 
+def _synbols(name: str, folder: Path) -> Data:
+    """Return a Synbols set (Lacoste et al., NeurIPS 2020) by its characters or fonts; a fifth of each is held out."""
+    place, attribute = folder / "synbols", "font" if name == "synbols-font" else "char"
+    files = [file for ending in ("npz", "h5py") for file in sorted(place.glob(f"*.{ending}"))]
+    if not files:
+        raise absent(name, folder, f": there is no .npz or .h5py in {place}", "Put a published Synbols file there.")
+    try:
+        with _opened(files[0]) as archive:
+            x, notes = archive["x"][:], archive["y"][:]
+        (y,), classes = number_classes([json.loads(note)[attribute] for note in notes])
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"{files[0]} is no Synbols file as published: {error!r}") from error
+    pixels, _ = _images(x, y)
+    test = held_out_rows(y, 0.2)
+    return labelled(name, (pixels[~test], y[~test]), (pixels[test], y[test]), classes)
+
+
+def _opened(file: Path) -> Any:
+    """Return an archive of arrays, open.
+
+    Raises:
+        DataError: Its kind needs a package that is not there.
+    """
+    if file.suffix == ".npz":
+        return np.load(file, allow_pickle=False)
+    try:
+        return import_module("h5py").File(file, "r")
+    except ImportError as error:
+        raise DataError(f"{file} needs the package h5py: pip install h5py") from error
+
+
 def _tiny_imagenet(name: str, folder: Path) -> Data:
     """Return Tiny ImageNet, 200 classes of 64 x 64 images; its validation images are the held-out ones."""
     place = folder / "tiny-imagenet-200"
@@ -136,6 +170,8 @@ PUBLISHED: dict[str, Callable[[str, Path], Data]] = {
     "emnist": _emnist,
     "omniglot": _omniglot,
     "svhn": _svhn,
+    "synbols": _synbols,
+    "synbols-font": _synbols,
     "tiny-imagenet": _tiny_imagenet,
 }
 """How each is read, given its name and the folder where its files are, or go."""

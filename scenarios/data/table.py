@@ -14,12 +14,14 @@ from .files import read_folder, read_npz
 from .idx import KINDS, load_idx
 from .labelled import Data
 from .places import data_folder
+from .prepared import PREPARED
 from .published import PUBLISHED
 
 DATA: dict[str, Callable[[str, Path], Data]] = {
     "digits": lambda *_: load_digits(),
     **dict.fromkeys(KINDS, load_idx),
     **PUBLISHED,
+    **PREPARED,
 }
 """How each data set is read, given its name and the folder where the files of all of them are, or go."""
 

@@ -6,10 +6,10 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from small_data import write_fashion_mnist
+from small_data import write_all, write_fashion_mnist
 
 import clenv
-from clenv.errors import SettingsError, UnknownNameError
+from clenv.errors import DataError, SettingsError, UnknownNameError
 from clenv.rng import generator
 from clenv.running import checkpoint
 from clenv.scenarios.data.digits import load_digits
@@ -308,3 +308,62 @@ def test_bad_arguments_are_refused(options, message):
 def test_foreign_ids_are_refused(episodes, task_id, message):
     with pytest.raises(UnknownNameError, match=message):
         episodes.restore(task_id)
+
+
+# Modes of several data sets
+
+
+@pytest.fixture
+def three_sets(tmp_path, monkeypatch):
+    """Omniglot's place in the published stream, and the two sets that are out of distribution, in few images."""
+    monkeypatch.setenv("CLENV_DATA", str(write_all(tmp_path)))
+
+
+def test_omniglot_with_other_sets_out_of_distribution(three_sets):
+    env = clenv.make("clenv/OsakaOmniglot-v0", horizon=400, alpha=0.5)
+    assert env.stream_spec.input_shape == (1, 28, 28)
+    assert (env.stream_spec.output_size, env.settings.batch_size) == (10, 50)
+    observation, _ = env.reset(seed=0)
+    seen = {}
+    while env.timeline.finished is None:
+        task = env.tasks[env.timeline.round.task]
+        seen.setdefault(task.group, set()).update(task.classes)
+        assert 0 <= observation["x"].min() < observation["x"].max() <= 1
+        observation, *_ = env.step(np.zeros((50, 10), np.float32))
+    assert set(seen) == {"omniglot", "mnist", "fashion-mnist"}
+    assert (len(seen["omniglot"]), len(seen["mnist"]), len(seen["fashion-mnist"])) == (30, 10, 10)
+    assert set(env.score.by_group()) == set(seen)
+
+
+def test_a_replay_restores_contexts_of_every_set(three_sets):
+    env = clenv.make("clenv/OsakaOmniglot-v0", horizon=40, alpha=0.3)
+    env.reset(seed=0)
+    shown = []
+    while env.timeline.finished is None:
+        shown.append(env.observation["x"])
+        env.step(np.zeros((50, 10), np.float32))
+    replay = env.replay()
+    replay.reset()
+    for x in shown:
+        assert np.array_equal(replay.observation["x"], x)
+        replay.step(np.zeros((50, 10), np.float32))
+
+
+def test_the_pools_of_tiered_imagenet(three_sets):
+    env = clenv.make("clenv/OsakaTieredImageNet-v0", horizon=300, alpha=0.3)
+    env.reset(seed=0)
+    while env.timeline.finished is None:
+        env.step(np.zeros((25, 5), np.float32))
+    numbers = {}
+    for task in env.tasks:
+        numbers.setdefault(task.group, set()).update(map(int, task.classes))
+    assert max(numbers["train"]) <= 350
+    assert 200 <= min(numbers["late train"]) <= max(numbers["late train"]) <= 350
+    assert 351 <= min(numbers["validation"]) <= max(numbers["validation"]) <= 447
+
+
+def test_modes_of_sets_that_do_not_fit_are_refused(three_sets):
+    with pytest.raises(DataError, match=r"mode 'b' shows mnist, inputs of shape \(1, 28, 28\), beside digits"):
+        clenv.make("clenv/OsakaEpisodic-v0", modes={"a": (0.5, "digits"), "b": (0.5, "mnist")})
+    with pytest.raises(SettingsError, match=r"data='mnits'.*Did you mean 'mnist'"):
+        clenv.make("clenv/OsakaEpisodic-v0", modes={"a": (1.0, "mnits")})

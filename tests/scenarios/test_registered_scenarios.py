@@ -12,7 +12,7 @@ from small_data import write_all
 import clenv
 from clenv.settings import expected_occurrences
 
-SCRIPTED = ("TwoGaussians", "Episodic", "CLPU", "Amnesiac")
+SCRIPTED = ("TwoGaussians", "Osaka", "CLPU", "Amnesiac")
 IDS = sorted(name for name in clenv.scenario_ids() if name.startswith("clenv/"))
 
 
@@ -32,7 +32,11 @@ def test_all_are_registered():
     names += [f"Split{data}" for data in ("Digits", "MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "TinyImageNet")]
     names += ["Split", "Permuted", "Rotated", "Scrambled", "Domains"]
     names += [f"Toy{name}" for name in ("Fourier", "Polynomial", "RBF", "Sigmoid", "ThreePolynomials")]
-    names += [prefix + data for prefix in ("", "CLPU", "AmnesiacHAT5", "AmnesiacHAT20") for data in families]
+    names += families
+    scheduled = [*families, "Permuted", "Rotated"]
+    names += [prefix + data for prefix in ("CLPU", "AmnesiacHAT5", "AmnesiacHAT20") for data in scheduled]
+    names += [f"{family}Split{data}" for family in ("CLPU", "AmnesiacHAT5") for data in ("", "CIFAR10")]
+    names += ["CLPUSplitCIFAR100", "AmnesiacHAT20SplitCIFAR100", "OsakaOmniglot", "OsakaTieredImageNet", "CORe50"]
     assert sorted(f"clenv/{name}-v0" for name in names) == IDS
 
 
@@ -69,7 +73,7 @@ def test_vectorised(env_id):
 def test_inputs_are_of_order_one(env_id):
     x = clenv.make(env_id).reset(seed=0)[0]["x"]
     assert x.dtype == np.float32
-    if "Episodic" in env_id:
+    if "Osaka" in env_id:
         assert 0 <= x.min() < x.max() <= 1
     else:
         assert 0.1 < x.std() < 5

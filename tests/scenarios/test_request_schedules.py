@@ -1,8 +1,11 @@
 """The published request sequences as scenarios: what is asked, when, and that users may change their length."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
-from small_data import write_fashion_mnist
+from small_data import images_of, write_fashion_mnist
 
 import clenv
 
@@ -56,13 +59,35 @@ def test_amnesiac_hat(data, tasks):
 
 
 def test_lengths_are_epochs_of_the_whole_data():
-    digits, clothes = len(clenv.make("clenv/CLPUPermutedDigits-v0").tasks[0].train), 60_000
+    digits, clothes = len(clenv.make("clenv/PermutedDigits-v0").tasks[0].train), 300
     epochs = {}
     for name in ("CLPU", "AmnesiacHAT5"):
         for data, examples in (("PermutedDigits", digits), ("RotatedFashionMNIST", clothes)):
-            settings = clenv.make(f"clenv/{name}{data}-v0").settings
-            epochs[name, data] = settings.round_length * settings.batch_size / examples
-    assert list(epochs.values()) == pytest.approx([10, 10, 20, 2], rel=0.01)
+            env = clenv.make(f"clenv/{name}{data}-v0")
+            assert len(env.tasks[0].train) == examples
+            epochs[name, data] = env.settings.epochs
+            assert env.round_steps(0) == math.ceil(env.settings.epochs * examples / env.settings.batch_size)
+    assert list(epochs.values()) == [10, 10, 20, 2]
+
+
+@pytest.mark.parametrize("name", ["CLPUSplit", "CLPUPermuted", "AmnesiacHAT5Split", "AmnesiacHAT20Rotated"])
+def test_schedules_run_over_any_data(name, tmp_path):
+    (x, y), (held, labels) = images_of(20, (4, 4, 3), 9, 2)
+    np.savez(tmp_path / "mine.npz", x_train=x, y_train=y, x_test=held, y_test=labels)
+    options = {"classes_per_task": 4} if "Split" in name else {}
+    env = clenv.make(f"clenv/{name}-v0", data=str(tmp_path / "mine.npz"), batch_size=8, **options)
+    play(env)
+    epochs = 2 if "Amnesiac" in name else 10
+    assert {visit.steps for visit in env.timeline.visits} == {math.ceil(epochs * len(env.tasks[0].train) / 8)}
+    assert env.timeline.unlearned_visits
+
+
+def test_a_round_length_of_ones_own_takes_the_place_of_the_epochs():
+    env = clenv.make("clenv/CLPUPermutedDigits-v0", round_length=3)
+    assert env.settings.epochs is None
+    assert env.round_steps(0) == 3
+    both = clenv.make("clenv/CLPUPermutedDigits-v0", round_length=3, epochs=1)
+    assert both.round_steps(0) == math.ceil(len(both.tasks[0].train) / 32)
 
 
 def test_everything_can_be_overridden():

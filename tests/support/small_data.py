@@ -2,6 +2,8 @@
 
 import gzip
 import hashlib
+import io
+import json
 import pickle
 from pathlib import Path
 
@@ -44,8 +46,15 @@ def write_all(folder: Path) -> Path:
     """Write what the registered scenarios look for, in few examples."""
     for name in ("FashionMNIST", "MNIST"):
         write_fashion_mnist(folder / name / "raw")
-    for name, classes, size in (("cifar10", 10, 32), ("cifar100", 100, 32), ("tiny-imagenet", 200, 64)):
-        (train, y_train), (test, y_test) = images_of(classes, (size, size, 3), 8, 2)
+    for name, classes, shape, count in (
+        ("cifar10", 10, (32, 32, 3), 34),
+        ("cifar100", 100, (32, 32, 3), 14),
+        ("omniglot", 30, (28, 28), 8),
+        ("tiered-imagenet", 608, (8, 8, 3), 2),
+        ("tiny-imagenet", 200, (64, 64, 3), 8),
+        *((f"core50-s{session}", 50, (8, 8, 3), 2) for session in (1, 2, 4, 5, 6, 8, 9, 11)),
+    ):
+        (train, y_train), (test, y_test) = images_of(classes, shape, count, 2)
         np.savez(folder / f"{name}.npz", x_train=train, y_train=y_train, x_test=test, y_test=y_test)
     return folder
 
@@ -149,6 +158,54 @@ def write_tiny_imagenet(folder: Path, classes: int = 20) -> Path:
         write_image(place / "val" / "images" / f"val_{number}.JPEG", image)
         notes.append(f"val_{number}.JPEG\t{wnids[label]}\t0\t0\t62\t62")
     (place / "val" / "val_annotations.txt").write_text("\n".join(notes))
+    return folder
+
+
+def write_tiered_imagenet(folder: Path) -> Path:
+    """Write tiered-ImageNet with six classes in its three parts, as PNGs in pickles; each class has one colour."""
+    place = folder / "tiered-imagenet"
+    place.mkdir(parents=True, exist_ok=True)
+    for first, (part, classes) in enumerate((("train", (41, 7)), ("val", (3, 90)), ("test", (5, 1)))):
+        labels = np.tile(np.array(classes), 5)
+        images = []
+        for label in labels:
+            colour = np.array([20 * first + 10 * (label == max(classes)), 100, 200], np.uint8)
+            stream = io.BytesIO()
+            Image.fromarray(np.broadcast_to(colour, (84, 84, 3)).copy()).save(stream, "png")
+            images.append(np.frombuffer(stream.getvalue(), np.uint8))
+        (place / f"{part}_images_png.pkl").write_bytes(pickle.dumps(images, protocol=2))
+        (place / f"{part}_labels.pkl").write_bytes(pickle.dumps({"label_specific": labels}, protocol=2))
+    return folder
+
+
+def write_core50(folder: Path) -> Path:
+    """Write CORe50 with two frames of each object and session, grey values that say which; the top row is dark."""
+    place = folder / "core50"
+    place.mkdir(parents=True, exist_ok=True)
+    keys = [(session, number) for session in range(1, 12) for number in range(1, 51) for _ in range(2)]
+    x = np.empty((len(keys), 128, 128, 3), np.uint8)
+    for image, (session, number) in zip(x, keys, strict=True):
+        image[:] = (4 * number, 10 * session, 128)
+        image[:4] = 0
+    np.savez(place / "core50_imgs.npz", x=x)
+    paths = [f"s{session}/o{number}/C_{session:02}_{number:02}_000.png" for session, number in keys]
+    (place / "paths.pkl").write_bytes(pickle.dumps(paths, protocol=2))
+    return folder
+
+
+def write_synbols(folder: Path, ending: str = "npz") -> Path:
+    """Write a Synbols set of three characters in two fonts."""
+    place = folder / "synbols"
+    place.mkdir(parents=True, exist_ok=True)
+    (x, labels), _ = images_of(6, (32, 32, 3), 5, 1)
+    notes = [json.dumps({"char": "abc"[label % 3], "font": ("serif", "sans")[label // 3]}) for label in labels]
+    if ending == "npz":
+        np.savez(place / "few.npz", x=x, y=np.array(notes))
+    else:
+        import h5py
+
+        with h5py.File(place / "few.h5py", "w") as file:
+            file["x"], file["y"] = x, notes
     return folder
 
 

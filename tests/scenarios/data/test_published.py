@@ -9,6 +9,7 @@ from small_data import (
     write_emnist,
     write_omniglot,
     write_svhn,
+    write_synbols,
     write_tiny_imagenet,
 )
 
@@ -92,7 +93,8 @@ def test_without_a_network_it_is_said_how_to_get_them(tmp_path, monkeypatch, nam
 
     monkeypatch.setattr("urllib.request.urlopen", unreachable)
     monkeypatch.setattr("urllib.request.urlretrieve", unreachable)
-    with pytest.raises(DataError, match="its download failed") as caught:
+    by_hand = name.startswith(("core50", "synbols", "tiered"))  # nothing to download them from
+    with pytest.raises(DataError, match="there is no" if by_hand else "its download failed") as caught:
         load(name, str(tmp_path))
     for hint in (name, str(tmp_path), "CLENV_DATA", "data_folder"):
         assert hint in str(caught.value)
@@ -122,3 +124,25 @@ def test_the_registered_scenarios_stream(tmp_path, monkeypatch):
 
 def test_the_table_is_whole():
     assert set(published.PUBLISHED) < set(DATA)
+
+
+@pytest.mark.parametrize("ending", ["npz", "h5py"])
+def test_synbols_by_character_and_by_font(tmp_path, ending):
+    folder = str(write_synbols(tmp_path, ending))
+    char, font = load("synbols", folder), load("synbols-font", folder)
+    assert (char.classes, font.classes) == (("a", "b", "c"), ("sans", "serif"))
+    assert (char.shape, len(char.train) + len(char.test)) == ((3, 32, 32), 30)
+    assert torch.equal(brightest(char.train.split) % 3, char.train.split.y)
+    assert torch.equal(1 - brightest(font.train.split) // 3, font.train.split.y)
+
+
+def test_synbols_says_what_is_missing(tmp_path, monkeypatch):
+    with pytest.raises(DataError, match=r"there is no .npz or .h5py in"):
+        load("synbols", str(tmp_path))
+    folder = write_synbols(tmp_path, "h5py")
+    monkeypatch.setattr(published, "import_module", lambda _: (_ for _ in ()).throw(ImportError("no h5py")))
+    with pytest.raises(DataError, match="pip install h5py"):
+        load("synbols", str(folder))
+    (folder / "synbols" / "a.npz").write_bytes(b"broken")
+    with pytest.raises(DataError, match="is no Synbols file as published"):
+        load("synbols-font", str(folder))
