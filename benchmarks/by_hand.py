@@ -109,6 +109,9 @@ class Net:
         self.steps += 1
 
 
+S_MAX, PERIOD = 400.0, 100  # of HAT's annealing
+
+
 def hat(
     inputs: int, hidden: tuple[int, int], task: clenv.Task, batch_size: int, rule: Rule = "protect"
 ) -> Callable[[], None]:
@@ -117,7 +120,7 @@ def hat(
     The arithmetic is the masked forward pass, the backward pass, and the protected update: HAT's, which puts protected
     weights back, or AdaHAT's, which scales the step, or the gradient, by a rate that follows the gates.
     """
-    s_max, period, sparsity, alpha, epsilon = 400.0, 100, 0.75, 0.1, 0.1
+    sparsity, alpha, epsilon = 0.75, 0.1, 0.1
     weights, biases = make_layers((inputs, *hidden, CLASSES))
     shared, head = [*weights[:2], *biases[:2]], [weights[2], biases[2]]
     draws = torch_generator(0, "by hand", "hat")
@@ -126,17 +129,14 @@ def hat(
     used = [first[:, None].expand(-1, inputs), second[:, None] & first[None], first, second]
     used = [flags.contiguous() for flags in used]
     counts = [flags.float() for flags in used]
-    kept = [parameter.detach().clone() for parameter in shared]
-    factors = [(~flags).float() for flags in used]
+    update = HatUpdate(shared, [*shared, *head], e, used)
+    kept = update.kept
     left = [torch.zeros_like(parameter) for parameter in shared]
     free = (~torch.cat([first, second])).float()
     room = torch.block_diag(*[(~part).float()[None] / (~part).sum() for part in (first, second)])
     free /= free.sum()
-    trained = [*shared, *head, e]
-    optimizer = torch.optim.Adam([*shared, *head], lr=2e-3, fused=True)
     stream = batches(task.train.x, task.train.y, batch_size)
     losses, accuracies = [], []
-    position = 0
 
     def rates(gates: Tensor) -> list[Tensor]:
         r = alpha / (epsilon + room @ gates.detach())
@@ -150,11 +150,8 @@ def hat(
             torch.where(flags, moved, w, out=w)
 
     def step() -> None:
-        nonlocal position
-        u = min(position, period - 1) / (period - 1)
-        s = (1 - u) / s_max + u * s_max
         x, y = next(stream)
-        gates = torch.sigmoid(s * e)
+        gates = update.gates()
         a1, a2 = gates.split(hidden)
         h = F.relu(F.linear(x, weights[0], biases[0])) * a1
         h = F.relu(F.linear(h, weights[1], biases[1])) * a2
@@ -162,27 +159,67 @@ def hat(
         loss = F.cross_entropy(logits, y)
         accuracies.append((logits.argmax(1) == y).sum().item() / len(y))
         losses.append(loss.item())
-        gradients = list(torch.autograd.grad(loss + sparsity * (gates @ free), trained))
+        gradients = list(torch.autograd.grad(loss + sparsity * (gates @ free), update.trained))
         with torch.no_grad():
             if rule == "scale updates":
                 torch._foreach_copy_(kept, shared)
             else:
-                torch._foreach_mul_(gradients[:4], factors if rule == "protect" else rates(gates))
-            factor = (torch.cosh((s * e).clamp(-50.0, 50.0)) + 1) / (torch.cosh(e) + 1)
-            gradients[-1] = gradients[-1] * (s_max / s) * factor
-            for parameter, gradient in zip(trained, gradients, strict=True):
-                parameter.grad = gradient
-            nn.utils.clip_grad_norm_(trained, 10000.0)
-            optimizer.step()
-            e.sub_(gradients[-1], alpha=0.05).clamp_(-6.0, 6.0)
+                torch._foreach_mul_(gradients[:4], update.factors if rule == "protect" else rates(gates))
+            update(gradients)
             if rule == "scale updates":
                 adapt(rates(gates))
             elif rule == "protect":
-                for parameter, value, flags in zip(shared, kept, used, strict=True):
-                    torch.where(flags, value, parameter, out=parameter)
-        position += 1
+                update.restore()
 
     return step
+
+
+class HatUpdate:
+    """HAT's annealed gates, and what follows the masked gradients: compensation, clipping, the step, protection.
+
+    Args:
+        shared: Parameters that are protected.
+        parameters: These and those of the head.
+        e: The embedding of all units.
+        used: Which entries of each shared parameter other tasks read.
+    """
+
+    def __init__(
+        self,
+        shared: Sequence[nn.Parameter],
+        parameters: Sequence[nn.Parameter],
+        e: nn.Parameter,
+        used: Sequence[Tensor],
+    ) -> None:
+        self.shared, self.e, self.used = shared, e, used
+        self.trained = [*parameters, e]
+        self.kept = [parameter.detach().clone() for parameter in shared]
+        self.factors = [(~flags).float() for flags in used]
+        self.optimizer = torch.optim.Adam(parameters, lr=2e-3, fused=True)
+        self.position, self.s = 0, 0.0
+
+    def gates(self) -> Tensor:
+        """Return the gates of this step."""
+        u = min(self.position, PERIOD - 1) / (PERIOD - 1)
+        self.s = (1 - u) / S_MAX + u * S_MAX
+        self.position += 1
+        return torch.sigmoid(self.s * self.e)
+
+    def __call__(self, gradients: list[Tensor]) -> None:
+        """Take the step; under `torch.no_grad`."""
+        e, s = self.e, self.s
+        factor = (torch.cosh((s * e).clamp(-50.0, 50.0)) + 1) / (torch.cosh(e) + 1)
+        gradients[-1] = gradients[-1] * (S_MAX / s) * factor
+        for parameter, gradient in zip(self.trained, gradients, strict=True):
+            parameter.grad = gradient
+        nn.utils.clip_grad_norm_(self.trained, 10000.0)
+        self.optimizer.step()
+        e.sub_(gradients[-1], alpha=0.05).clamp_(-6.0, 6.0)
+
+    def restore(self) -> None:
+        """Put back what other tasks read; under `torch.no_grad`."""
+        for parameter, value, flags in zip(self.shared, self.kept, self.used, strict=True):
+            torch.where(flags, value, parameter, out=parameter)
 
 
 # Agents in the world
