@@ -26,7 +26,8 @@ from clenv.split import Part
 BATCH = 10
 AGENTS = ("finetune", "ewc-online", "er", "derpp", "agem", "hat", "independent")
 OPTIONS = {
-    **{name: {"optimizer": "sgd", "learning_rate": 0.1} for name in ("finetune", "ewc-online", "agem", "independent")},
+    **{name: {"optimizer": "sgd", "learning_rate": 0.1} for name in ("finetune", "agem", "independent")},
+    "ewc-online": {"optimizer": "sgd", "learning_rate": 0.1, "strength": 1.0},  # 30, the default, diverges at this rate
     **{name: {"optimizer": "sgd", "learning_rate": 0.1, "capacity": 1000} for name in ("er", "derpp")},
     "hat": {"normalise": "group", "period": 100},
 }
