@@ -140,6 +140,25 @@ def test_importing_clenv_loads_nothing_heavy():
     assert not heavy & set(loaded)
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_the_first_steps_load_neither_a_compiler_nor_scikit_learn(optimizer):
+    """Each takes as long to import as torch: a short run should not wait for it."""
+    code = f"""
+import sys, clenv
+env = clenv.make("clenv/SplitDigits-v0")
+agent = clenv.make_agent("finetune", env, optimizer="{optimizer}")
+env.reset(seed=0)
+for _ in range(15):
+    env.step(agent)
+agent.load_state_dict(agent.state_dict())
+print(*({{"torch._dynamo", "sklearn", "scipy", "pandas", "matplotlib"}} & set(sys.modules)))
+"""
+    done = subprocess.run(  # noqa: S603  # our own interpreter and code
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.split() == []
+
+
 def test_importing_clenv_touches_no_generator_and_no_folder():
     code = (
         "import os, random, sys, numpy as np, torch\n"

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from clenv.agent import Agent, Outcome
 from clenv.agents.networks.architecture import Architecture
-from clenv.agents.networks.learning import Learner, adam, distance, set_gradients
+from clenv.agents.networks.learning import Learner, distance, set_gradients
+from clenv.agents.networks.optimizers import adam
 from clenv.agents.networks.stack import stack_of
 from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.fields import Count, Positive, Whole

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from clenv.agent import Outcome, tensors
 from clenv.agents.networks.architecture import Architecture
-from clenv.agents.networks.learning import Learner, adam, set_gradients
+from clenv.agents.networks.learning import Learner, set_gradients
+from clenv.agents.networks.optimizers import adam
 from clenv.agents.networks.stack import stack_of
 from clenv.errors import CapabilityError, SettingsError
 from clenv.events import Exactness, Receipt, UnlearnRequest, VisitBegin

@@ -1,4 +1,4 @@
-"""What learners share: the turn that learns from the very forward pass that was scored, optimisers, protection."""
+"""What learners share: the turn that learns from the very forward pass that was scored, and protection."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from clenv.errors import CapabilityError, SettingsError
 from clenv.fields import NonNegative, Positive
 
 from .architecture import Architecture
-
-_FUSED = {"cpu", "cuda"}  # devices for which torch's optimisers have fused kernels
+from .optimizers import adam, sgd
 
 
 class Learner(Agent):
@@ -95,21 +94,9 @@ class Training(Architecture):
 
     def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Return a fresh optimiser over parameters, in one group."""
-        trained = list(parameters)
         if self.optimizer == "adam":
-            return adam(trained, self.learning_rate, self.weight_decay)
-        # Fused SGD cannot step parameters with and without a momentum buffer together, as a new head needs it.
-        fused = trained[0].device.type in _FUSED and not self.momentum
-        return torch.optim.SGD(
-            trained, lr=self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay, fused=fused
-        )
-
-
-def adam(parameters: Iterable[Tensor], rate: float, weight_decay: float = 0.0) -> torch.optim.Adam:
-    """Return Adam over parameters in one group, fused: faster, and and without roots that depend on the processor."""
-    trained = list(parameters)
-    fused = trained[0].device.type in _FUSED
-    return torch.optim.Adam(trained, lr=rate, weight_decay=weight_decay, fused=fused)
+            return adam(parameters, self.learning_rate, self.weight_decay)
+        return sgd(parameters, self.learning_rate, self.momentum, self.weight_decay)
 
 
 @torch.no_grad()
