@@ -59,13 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "audit": _audit,
             "report": _report,
             "compare": _compare,
-            "check": _check,
             "verify": _verify,
             "bench": _bench,
         }
         for name, command in commands.items():
             app.command(name=name)(command)
         app.command(name="run")(_run_command(words))
+        app.command(name="check")(_check_command(words))
         code = app.cli(
             prog="clenv", description="A world of tasks that return and are unlearned.", args=words, registry=KINDS
         )
@@ -363,19 +363,44 @@ def _compare(
 # check and bench
 
 
-def _check(kind: tyro.conf.Positional[Literal["agent", "scenario"]], target: tyro.conf.Positional[str]) -> int:
-    """Check whether an agent or a scenario keeps the contract and its own claims.
+def _check_command(words: Sequence[str]) -> Callable[..., int]:
+    """Return the command ``check`` with the hyperparameters of the agent that the words name."""
+    named = words[:2] == ["check", "agent"] and len(words) > 2 and not words[2].startswith("-")
+    options: dict[str, Any] = {
+        "kind": Annotated[Literal["agent", "scenario"], tyro.conf.Positional, tyro.conf.arg(help="What it is.")],
+        "target": word("NAME", "Its name or id; or module:Class of an agent, module:id of a scenario."),
+    }
+    defaults: dict[str, Any] = {}
+    if named:
+        shape = tyro.conf.arg(help="Shape of the inputs of the worlds, 3 16 16, say; None: six features.")
+        options["input_shape"], defaults["input_shape"] = Annotated[tuple[int, ...] | None, shape], None
+        cls = _agent_class(words[2])
+        if cls.Hyperparameters is not NoHyperparameters:
+            hyperparameters = outspoken(cls.Hyperparameters)
+            options["learner"] = Annotated[hyperparameters, tyro.conf.arg(name="agent")]
+            defaults["learner"] = hyperparameters()
 
-    Args:
-        kind: What it is.
-        target: Its name or id; or module:Class of an agent, module:id of a scenario.
-    """
+    def command(*, kind: str, target: str, learner: Any = None, input_shape: tuple[int, ...] | None = None) -> int:
+        return _check(kind, target, {} if learner is None else changes(learner, type(learner)()), input_shape)
+
+    command.__doc__ = (
+        "Check whether an agent or a scenario keeps the contract and its own claims. With the name of an agent given, "
+        "--help shows its options."
+    )
+    return shaped(command, options, defaults)
+
+
+def _check(kind: str, target: str, hyperparameters: Mapping[str, Any], input_shape: tuple[int, ...] | None) -> int:
     import torch
 
     from clenv.testing import CheckFailure, check_agent, check_scenario
 
     torch.set_num_threads(1)  # the worlds are tiny: more threads would only wait for each other
-    checks = list(check_agent(_agent_class(target)) if kind == "agent" else check_scenario(target))
+    checks = list(
+        check_agent(_agent_class(target), input_shape=input_shape, **hyperparameters)
+        if kind == "agent"
+        else check_scenario(target)
+    )
     failed = 0
     with warnings.catch_warnings():
         warnings.simplefilter("once", ClenvWarning)  # an agent is made many times over

@@ -198,6 +198,15 @@ def test_check_says_what_holds_and_what_does_not(clenv_command, somewhere):
     assert (code, "FAIL" in out) == (0, False)
 
 
+def test_an_agent_is_checked_with_its_options_and_on_inputs_of_any_shape(clenv_command):
+    network = ["--agent.backbone", "conv", "--agent.channels", "3", "--agent.hidden", "6"]
+    code, out, _ = clenv_command("check", "agent", "finetune", *network, "--input-shape", "1", "4", "4")
+    assert (code, "FAIL" in out) == (0, False)
+    code, out, _ = clenv_command("check", "agent", "finetune", *network)
+    assert code == 1
+    assert "needs images of shape (channels, height, width), not inputs of shape (6,)" in out
+
+
 def test_audit_prints_a_page_a_request_and_writes_its_verdicts(clenv_command):
     command = '{"action": "unlearn", "tasks": [0], "step": 35}'
     options = ["--no-tensorboard", "--requests", "Script", f"commands=[{command}]"]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from own_nets import normalised
 from quick import QUICK
 from small_data import write_all
 
@@ -18,6 +19,8 @@ def checks() -> Iterator[tuple[str, Check]]:
     for name in ("hat", "ewc"):
         own = {"normalise": "independent", "dropout": 0.1}
         yield from ((f"{name} with normalisation a task", check) for check in check_agent(name, **own))
+    module = {"backbone": normalised, "input_shape": (1, 8, 8), **QUICK["er"]}
+    yield from (("er with a module", check) for check in check_agent("er", **module))
     for name in scenario_ids():
         if name.startswith("clenv/"):
             yield from ((name, check) for check in check_scenario(name))

@@ -10,16 +10,19 @@ from clenv.agent import Agent
 from clenv.registry import agent_class
 from clenv.testing import learning_checks, unlearning_checks
 from clenv.testing.check import Check
-from clenv.testing.worlds import Subject
+from clenv.testing.worlds import FEATURES, Subject
 
 
-def check_agent(agent: str | type[Agent], **hyperparameters: Any) -> Iterator[Check]:
+def check_agent(
+    agent: str | type[Agent], *, input_shape: tuple[int, ...] | None = None, **hyperparameters: Any
+) -> Iterator[Check]:
     """Yield the checks that apply to an agent, by its declared capabilities.
 
-    All run in small synthetic worlds: four tasks of six features, some dozen steps each.
+    All run in small synthetic worlds: four tasks of two or three classes, some dozen steps each.
 
     Args:
         agent: Class, registered name, or ``module:Class``.
+        input_shape: Shape of an input; None: six features.
         **hyperparameters: Passed to every agent made; buffers should be small enough to be full after 20 minibatches
             of 4.
 
@@ -30,5 +33,5 @@ def check_agent(agent: str | type[Agent], **hyperparameters: Any) -> Iterator[Ch
         >>> for check in check_agent("mylab:MyAgent"):  # doctest: +SKIP
         ...     check()
     """
-    subject = Subject(agent_class(agent), hyperparameters)
+    subject = Subject(agent_class(agent), hyperparameters, input_shape or FEATURES)
     return chain(learning_checks.CHECKS.checks(subject), unlearning_checks.CHECKS.checks(subject))

@@ -37,7 +37,6 @@ from clenv.testing.worlds import (
     outputs_by_task,
     probe,
     relabelled,
-    tiny_tasks,
 )
 
 CHECKS = Table[Subject]()
@@ -232,7 +231,7 @@ def evaluations_change_nothing(subject: Subject, settings: dict[str, Any]) -> No
 @CHECKS.add
 def targets_cannot_reach_the_prediction_they_are_for(subject: Subject) -> None:
     """The answer to a minibatch is the same whatever its targets are."""
-    tasks = list(tiny_tasks())
+    tasks = list(subject.tasks())
     lives = [
         subject.live(subject.env(tasks=variant, schedule=(0, 1)))
         for variant in (tasks, [tasks[0], relabelled(tasks[1]), *tasks[2:]])
@@ -246,7 +245,7 @@ def targets_cannot_reach_the_prediction_they_are_for(subject: Subject) -> None:
 @CHECKS.add_if(lambda subject: subject.cls.needs_task_labels != "always")
 def labels_it_does_not_need_are_not_read(subject: Subject) -> None:
     """Where labels are hidden as far as the agent declares, -1 is not used as a task, nor the order of the tasks."""
-    tasks = tiny_tasks()
+    tasks = subject.tasks()
     world = {
         "paradigm": "domain",
         "task_labels": "hidden" if subject.cls.needs_task_labels == "never" else "train-only",

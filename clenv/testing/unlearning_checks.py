@@ -26,7 +26,6 @@ from clenv.testing.worlds import (
     finish,
     outputs_by_task,
     request_for,
-    tiny_tasks,
 )
 from clenv.world.requests import RandomRequests, Script, unlearn
 
@@ -255,7 +254,7 @@ def _played_before(env: ContinualEnv, step: int) -> int:
 @CHECKS.add_if(_claims(Exactness.ISOLATED))
 def removed_data_flow_nowhere(subject: Subject) -> None:
     """Two lives that differ only in the data of a task, unlearned before another begins, end in the same state."""
-    tasks, others = list(tiny_tasks()), tiny_tasks(variant=1)
+    tasks, others = list(subject.tasks()), subject.tasks(variant=1)
     for schedule, step in (((0, 2), 2), ((1, 0, 2), 2 * ROUND - 1), ((1, 0, 2), ROUND + 1)):
         lives = [
             subject.live(subject.env(tasks=variant, schedule=schedule, requests=Script((unlearn(0, step=step),))))

@@ -23,7 +23,8 @@ from clenv.task import Loss, Scenario, Task
 from clenv.testing.check import CheckFailure, expect
 from clenv.world.requests import Script, permanent, unlearn
 
-FEATURES = 6
+FEATURES = (6,)
+"""Shape of an input."""
 ROUND = 3
 SCHEDULE = (0, 1, 0, 2, 1, 3)
 EVENTFUL = Script((permanent(1, step=5), unlearn(0, step=10), unlearn(2, step=14), unlearn(3, step=16)))
@@ -35,19 +36,21 @@ _PROBES = 5  # inputs a task, to compare outputs on
 
 
 @cache
-def tiny_tasks(loss: Loss = "cross_entropy", variant: int = 0) -> tuple[Task, ...]:
-    """Return four tasks of 6 features and 2 or 3 outputs; another ``variant`` holds other data of the same sizes."""
-    return tuple(_tiny_task(number, outputs, loss, variant) for number, outputs in enumerate((2, 3, 2, 2)))
+def tiny_tasks(
+    loss: Loss = "cross_entropy", variant: int = 0, input_shape: tuple[int, ...] = FEATURES
+) -> tuple[Task, ...]:
+    """Return four tasks of 2 or 3 outputs; another ``variant`` holds other data of the same sizes."""
+    return tuple(_tiny_task(number, outputs, loss, variant, input_shape) for number, outputs in enumerate((2, 3, 2, 2)))
 
 
-def _tiny_task(number: int, outputs: int, loss: Loss, variant: int) -> Task:
+def _tiny_task(number: int, outputs: int, loss: Loss, variant: int, input_shape: tuple[int, ...]) -> Task:
     draws = torch_generator(variant, "tiny task", number)
-    centres = 2 * torch.randn(outputs, FEATURES, generator=draws)
+    centres = 2 * torch.randn(outputs, *input_shape, generator=draws)
 
     def split(rows: int) -> Split:
         labels = torch.arange(rows) % outputs
-        x = centres[labels] + torch.randn(rows, FEATURES, generator=draws)
-        return Split(x, x[:, :outputs].tanh() if loss == "mse" else labels)
+        x = centres[labels] + torch.randn(rows, *input_shape, generator=draws)
+        return Split(x, x.flatten(1)[:, :outputs].tanh() if loss == "mse" else labels)
 
     return Task(f"tiny{number}", split(24), split(8), outputs=outputs, loss=loss)
 
@@ -59,10 +62,15 @@ def relabelled(task: Task) -> Task:
 
 @dataclass(frozen=True)
 class Subject:
-    """An agent under test: its class and hyperparameters, and the worlds it can live in."""
+    """An agent under test: its class and hyperparameters, the shape of inputs, and the worlds it can live in."""
 
     cls: type[Agent]
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    input_shape: tuple[int, ...] = FEATURES
+
+    def tasks(self, loss: Loss = "cross_entropy", variant: int = 0) -> tuple[Task, ...]:
+        """Return tasks that it can learn, see `tiny_tasks`."""
+        return tiny_tasks(loss, variant, self.input_shape)
 
     def env(self, world: Mapping[str, Any] | None = None, **changes: Any) -> ContinualEnv:
         """Return an environment of tiny tasks.
@@ -73,10 +81,10 @@ class Subject:
         """
         options = {**(self.worlds[0][1] if world is None else world), **changes}
         loss = options.pop("loss", "cross_entropy")
-        tasks: Sequence[Task] = options.pop("tasks", None) or tiny_tasks(loss)
+        tasks: Sequence[Task] = options.pop("tasks", None) or self.tasks(loss)
         pretrain: Sequence[Task] = ()
         if self.cls.needs_pretraining:
-            pretrain = [replace(task, id=f"{task.id} before") for task in tiny_tasks(loss, 2)]
+            pretrain = [replace(task, id=f"{task.id} before") for task in self.tasks(loss, 2)]
             options.setdefault("pretrain_steps", 2 * ROUND)
         settings = {"batch_size": 4, "round_length": ROUND, "schedule": SCHEDULE, **options}
         return ContinualEnv(Scenario(tasks, pretrain), Settings().updated(**settings))
