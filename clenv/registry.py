@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from gymnasium.envs.registration import registry as gymnasium_registry
 from clenv.agent import Agent
 from clenv.env import ContinualEnv
 from clenv.errors import CapabilityError, SettingsError, UnknownNameError, nearest
+from clenv.paths import import_module, imported
 from clenv.settings import Settings, StreamSpec
 from clenv.task import Scenario, Task
 
@@ -76,26 +76,13 @@ def _path(env_id: str, factory: Factory) -> str:
 
 
 def _resolve(path: str) -> Any:
-    """Import ``module:name``."""
+    """Return what a path leads to; local functions are known to their own process only."""
     module, _, name = path.partition(":")
-    if module == "local":
-        if name not in _local_factories:
-            raise UnknownNameError(f"{name} was registered with a local function, which only its own process knows")
-        return _local_factories[name]
-    found = _import(module)
-    try:
-        for part in name.split("."):
-            found = getattr(found, part)
-    except AttributeError as error:
-        raise UnknownNameError(f"{path!r} leads nowhere: {error}") from error
-    return found
-
-
-def _import(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except (ImportError, ValueError) as error:
-        raise UnknownNameError(f"the module {module!r} cannot be imported: {error}") from error
+    if module != "local":
+        return imported(path)
+    if name not in _local_factories:
+        raise UnknownNameError(f"{name} was registered with a local function, which only its own process knows")
+    return _local_factories[name]
 
 
 def create(*, factory: str, render_mode: Any = None, **options: Any) -> ContinualEnv:
@@ -171,7 +158,7 @@ def scenario_spec(env_id: str) -> EnvSpec:
     """
     module, _, env_id = env_id.rpartition(":")
     if module:
-        _import(module)
+        import_module(module)
     if env_id not in gymnasium_registry:
         for plugin in entry_points(group="clenv.scenarios"):
             plugin.load()

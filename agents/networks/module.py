@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import inspect
 import math
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from torch.nn.parameter import is_lazy
 from clenv.errors import SettingsError
 from clenv.fields import Network
 from clenv.layers import note, watched
+from clenv.paths import imported
 
 from .backbone import Backbone
 
@@ -37,13 +37,14 @@ class Module(Backbone):
         input_shape: Shape of one input.
 
     Raises:
+        UnknownNameError: A path leads nowhere.
         SettingsError: It is no module, cannot be called on such inputs, returns anything but a tensor of floats with a
             row an example, has no parameters, or changes what it keeps when it only answers.
     """
 
     def __init__(self, given: Network, input_shape: Sequence[int]) -> None:
         self._given, self._shape = given, tuple(input_shape)
-        self._made = found(given) if isinstance(given, str) else given
+        self._made = imported(given, "backbone") if isinstance(given, str) else given
         self._net = self._fresh(torch.Generator().manual_seed(0))
         self._names = [name for name, _ in self._net.named_parameters()]
         self._kept = [name for name, _ in self._net.named_buffers()]
@@ -186,19 +187,6 @@ def _drawing_from(generator: torch.Generator, device: torch.device) -> Iterator[
     finally:
         for each, state in zip(own, before, strict=True):
             each.set_state(state)
-
-
-def found(path: str) -> Any:
-    """Return what ``module:name`` leads to.
-
-    Raises:
-        SettingsError: It leads nowhere.
-    """
-    module, _, name = path.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise SettingsError(f"backbone={path!r} leads nowhere: {error}") from error
 
 
 @contextmanager

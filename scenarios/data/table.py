@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 from clenv.errors import SettingsError, nearest
+from clenv.paths import imported
 
 from .digits import load_digits
 from .files import read_folder, read_npz
@@ -39,6 +39,7 @@ def load(data: str | Data, folder: str | None = None) -> Data:
 
     Raises:
         SettingsError: There is no such data set or file.
+        UnknownNameError: ``module:name`` leads nowhere.
         DataError: It cannot be had or read; the message says how to get it.
     """
     return data if isinstance(data, Data) else _load(str(data), data_folder(folder))
@@ -64,11 +65,7 @@ def _load(data: str, folder: Path) -> Data:
 
 def _imported(path: str) -> Data:
     """Return the data set that a module holds, or that a function of it returns."""
-    module, _, name = path.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise SettingsError(f"data={path!r} leads nowhere: {error}") from error
+    found = imported(path, "data")
     made = found() if callable(found) else found
     if not isinstance(made, Data):
         raise SettingsError(

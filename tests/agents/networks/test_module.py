@@ -10,7 +10,7 @@ from torch import nn
 import clenv
 from clenv.agents.networks.module import Module
 from clenv.agents.references.finetune import ALL
-from clenv.errors import SettingsError
+from clenv.errors import SettingsError, UnknownNameError
 from clenv.rng import torch_generator
 from clenv.running.states import difference
 
@@ -115,12 +115,13 @@ def test_lazy_shapes_and_shapes_that_are_asked_for():
         (nn.Linear(5, 2), r"cannot answer inputs of shape \(3, 8, 8\)"),
         ("nomodule:net", "backbone='nomodule:net' leads nowhere"),
         ("own_nets:nothing", "leads nowhere"),
-        ("own_nets:torch.nn", "leads nowhere"),
+        ("own_nets:torch.none", "leads nowhere"),
+        ("own_nets:torch.nn", r"is a module: expected a torch\.nn\.Module"),
         ("own_nets:__name__", r"is a str: expected a torch\.nn\.Module"),
     ],
 )
 def test_what_is_no_network_is_refused(given, message):
-    with pytest.raises(SettingsError, match=message):
+    with pytest.raises((SettingsError, UnknownNameError), match=message):
         Module(given, SHAPE)
 
 

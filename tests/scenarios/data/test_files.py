@@ -6,7 +6,7 @@ import torch
 from small_data import images_of, write_class_folders, write_image
 
 import clenv
-from clenv.errors import DataError, SettingsError
+from clenv.errors import DataError, SettingsError, UnknownNameError
 from clenv.scenarios.data import files
 from clenv.scenarios.data.files import channels_first, held_out_rows, read_folder, read_npz
 from clenv.scenarios.data.table import load
@@ -72,7 +72,7 @@ def test_a_data_set_of_a_module(tmp_path, monkeypatch):
     for name in ("make", "made"):
         assert load(f"mydata:{name}").shape == (2,)
     for name, message in (("nothing", "leads nowhere"), ("other", "is a int: expected a data set")):
-        with pytest.raises(SettingsError, match=message):
+        with pytest.raises((SettingsError, UnknownNameError), match=message):
             load(f"mydata:{name}")
 
 
