@@ -192,7 +192,7 @@ def _drawing_from(generator: torch.Generator, device: torch.device) -> Iterator[
 @contextmanager
 def _shown(net: nn.Module) -> Iterator[None]:
     """Show what the parts of a module put out that have no parts themselves, if somebody asks."""
-    parts = [(name, part) for name, part in net.named_modules() if watched() and not list(part.children())]
+    parts = [(name, part) for name, part in net.named_modules() if not list(part.children())] if watched() else []
     hooks = [part.register_forward_hook(partial(_show, name)) for name, part in parts]
     try:
         yield
