@@ -118,7 +118,7 @@ def _setting(registered: Mapping[str, Any]) -> str:
 def _short(value: Any) -> str:
     if isinstance(value, Requests):
         value = requests_to_plain(value)
-    text = str(value["policy"] if isinstance(value, Mapping) else value)
+    text = str(value.get("policy", value) if isinstance(value, Mapping) else value)
     return text if len(text) < 20 else "..."
 
 
