@@ -44,7 +44,7 @@ def test_list_says_what_there_is(clenv_command):
     assert code == 0
     assert "tiny/Blobs-v0\n    Blobs: two classes in four dimensions" in out
     assert "    tiny_world:world, horizon=120, batch_size=4\n" in out
-    assert "protocols:permuted, data=digits, n_tasks=5, batch_size=32, round_length=450, requests=CLPU\n" in out
+    assert "protocols:permuted, data=digits, n_tasks=5, batch_size=32, epochs=10, requests=CLPU\n" in out
     assert "schedule=..., requests=Script, deadline=4\n" in out
     assert "tiny\n    A linear classifier with noisy gradients" in out
     assert "tiny_world:Tiny, needs no task labels, unlearning interface" in out
