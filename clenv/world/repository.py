@@ -108,7 +108,7 @@ class Repository:
             label_delay=settings.label_delay,
             pretrain_steps=settings.pretrain_steps,
             round_lengths=None if lengths is None or len(set(lengths)) == 1 else lengths,
-            sizes_vary=rests and any(len(shown.train) % settings.batch_size for shown in self.tasks or [self._probe]),
+            sizes_vary=rests and any(len(shown.train) % settings.batch_size for shown in self.tasks),
         )
 
     def round_steps(self, task: int) -> int:
@@ -372,7 +372,7 @@ def _check(task: Task, first: Task, settings: Settings) -> None:
 
 
 def _check_contexts(settings: Settings) -> None:
-    for name in ("schedule", "weights", "ood_tasks", "pretrain_steps", "pretrain_tasks"):
+    for name in ("schedule", "weights", "ood_tasks", "pretrain_steps", "pretrain_tasks", "epochs"):
         if getattr(settings, name):
             raise SettingsError(f"{name} is set, but the scenario samples endless contexts: expected none")
     if settings.paradigm == "class":

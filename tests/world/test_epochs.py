@@ -217,3 +217,8 @@ def test_agents_are_scored_on_the_registered_scenarios():
 def test_bad_settings_are_refused(options, message):
     with pytest.raises(SettingsError, match=message):
         ContinualEnv(numbered(), Settings(**{"batch_size": 4, **options}))
+
+
+def test_contexts_without_end_have_no_passes_that_could_be_told_beforehand():
+    with pytest.raises(SettingsError, match=r"epochs is set, but the scenario samples endless contexts"):
+        clenv.make("clenv/OsakaEpisodic-v0", epochs=1, sampling="shuffle")
