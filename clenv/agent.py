@@ -89,6 +89,8 @@ class Agent(ABC):
     """Whether it reads the round length."""
     unlearning: ClassVar[Exactness] = Exactness.UNSUPPORTED
     """Claim: the level of `unlearn` in general; a receipt may state another for its request."""
+    herds: ClassVar[bool] = False
+    """Whether several of its kind, of several seeds, can be trained together (see `clenv.herd`)."""
     commutes: ClassVar[bool] = False
     """Claim: requests one after the other, in any order, equal one request for all of them."""
 
@@ -284,6 +286,7 @@ class Agent(ABC):
         for name, value in state.items():
             if _holds_nested_state(value):
                 _load_nested(getattr(self, name), value, self._device)
+        self.derive()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Agent:
         """Return an agent that goes on to the same bits, in the middle of a stream too.
@@ -301,9 +304,12 @@ class Agent(ABC):
     def rebuild(self) -> None:  # noqa: B027
         """Make anew what is derived from restored attributes, e.g. an optimiser over restored parameters.
 
-        Objects that have a ``state_dict`` are made here and restored afterwards; a dict of such objects holds its keys
-        alone at this point.
+        Objects that have a ``state_dict`` are made here and restored afterwards; a dict that holds such objects holds
+        its keys alone at this point.
         """
+
+    def derive(self) -> None:  # noqa: B027
+        """Derive anew what follows from the state, once all of it is restored."""
 
 
 _NESTED = "__state_dict__"
@@ -318,12 +324,15 @@ def _holds_nested_state(value: object) -> bool:
 
 
 def _load_nested(target: Any, value: dict[Any, Any], device: torch.device) -> None:
-    """Restore an object that has its own state, or a dict of such objects."""
+    """Restore an object that has its own state, or a dict that holds such objects."""
     if _is_nested_state(value):
         target.load_state_dict(_unpack(value[_NESTED], device))
         return
     for name, item in value.items():
-        _load_nested(target[name], item, device)
+        if _holds_nested_state(item):
+            _load_nested(target[name], item, device)
+        else:
+            target[name] = _unpack(item, device)
 
 
 def _pack(value: Any, where: str) -> Any:

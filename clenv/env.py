@@ -16,7 +16,6 @@ from typing import Any, Literal, SupportsFloat
 import gymnasium
 import numpy as np
 import torch
-import torch.nn.functional as F
 from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
@@ -30,6 +29,7 @@ from clenv.events import (
     VisitEnd,
 )
 from clenv.fields import Whole, convert
+from clenv.losses import mean_loss
 from clenv.settings import Settings
 from clenv.task import Scenario, Task
 from clenv.world.telling import deliver, told
@@ -224,12 +224,10 @@ class ContinualEnv(World, gymnasium.Env[dict[str, Any], Any]):
         outputs = shown.outputs
         if outputs != self._form[1]:
             predictions = predictions[:, :outputs]
-        if shown.task.loss == "mse":
-            loss, accuracy = F.mse_loss(predictions, y), math.nan
-        else:
-            loss = F.cross_entropy(predictions, y)
-            accuracy = (predictions.argmax(1) == y).count_nonzero().item() / self._form[0]
-        value = loss.item()
+        loss = mean_loss(predictions, y)
+        regression = shown.task.loss == "mse"
+        hits = math.nan if regression else (predictions.argmax(-1) == y).count_nonzero().item()
+        value, accuracy = loss.item(), hits / self._form[0]
         self._loss, self._accuracy = value, accuracy
         if step >= 0:
             self.score.add(value, accuracy)

@@ -16,10 +16,10 @@ from annotated_types import Ge, Lt
 from torch import Tensor
 
 from clenv.agent import Outcome
-from clenv.agents.networks.learning import loss_of
 from clenv.errors import CapabilityError
 from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.fields import Count, Positive
+from clenv.losses import mean_loss
 from clenv.settings import StreamSpec
 
 from .hnet import HNET
@@ -161,7 +161,7 @@ class HNETOnline(HNET):
 
     def _fit(self, outcome: Outcome) -> Tensor:
         """Return the running slot's loss on a minibatch, with the graph."""
-        return loss_of(self.forward(outcome.x)[:, : outcome.outputs], outcome.y)
+        return mean_loss(self.forward(outcome.x)[:, : outcome.outputs], outcome.y)
 
     def _bound(self, slot: int) -> float:
         """Return ``mu + kappa sigma``, up to which a loss fits a slot."""
@@ -178,7 +178,7 @@ class HNETOnline(HNET):
     def _choose(self, outcome: Outcome) -> None:
         """Enter the slot that fits best under its stored weights, if any fits; else a free one, if any is left."""
         losses = {
-            number: loss_of(self.answer(outcome.x, slot["target"])[:, : outcome.outputs], outcome.y).item()
+            number: mean_loss(self.answer(outcome.x, slot["target"])[:, : outcome.outputs], outcome.y).item()
             for number, slot in self.slots.items()
             if slot["target"] is not None
         }

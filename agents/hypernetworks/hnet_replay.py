@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from clenv.agent import Outcome
-from clenv.agents.networks.learning import set_gradients, told
+from clenv.agents.networks.flat import differentiate
+from clenv.agents.networks.learning import told
 from clenv.agents.references.finetune import Finetune
 from clenv.events import Exactness, Receipt, UnlearnRequest, VisitEnd
 from clenv.picture import Picture
@@ -74,9 +75,9 @@ class HNETReplay(Finetune):
 
     def _inform_teacher(self) -> None:
         """Make the teacher what the classifier is now."""
-        self.teacher.shared = _copied(self.shared)
+        self.teacher.shared = self.teacher.flat(self.shared)
         self.teacher.buffers = {slot: [each.clone() for each in kept] for slot, kept in self.buffers.items()}
-        self.teacher.heads = {slot: _copied(head) for slot, head in self.heads.items()}
+        self.teacher.heads = {slot: self.teacher.flat(head) for slot, head in self.heads.items()}
 
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
         """Take one step on the mean of the minibatch's loss and that of replayed inputs, if there are any."""
@@ -123,8 +124,7 @@ class HNETReplay(Finetune):
         remaining = self.replay.tasks()
         slots = sorted({self._slot(task) for task in remaining})
         self.restart_backbone()
-        self.heads, self.parked, self.slot, self.optimizer = {}, {}, None, None
-        self.heads = {slot: self._head(slot) for slot in slots}
+        self.heads, self.slot = {slot: self._new_head(slot) for slot in slots}, None
         if remaining:
             self._refresh(remaining)
         else:
@@ -135,14 +135,14 @@ class HNETReplay(Finetune):
 
     def _refresh(self, tasks: list[int]) -> None:
         """Learn tasks from replay, by the teacher's answers."""
-        parameters = [*self.shared, *(p for head in self.heads.values() for p in head)]
-        optimizer, decoders = self._hyper.make_optimizer(parameters), self.replay.decoders(tasks)
+        parts, decoders = [self.shared, *self.heads.values()], self.replay.decoders(tasks)
         for step in range(self._hyper.refresh_steps):
             draws = self.generator("refresh", step)
             loss = self._distilled(*self.replay.replay(tasks, self._spec.batch_size, draws, decoders))
-            gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-            set_gradients(parameters, gradients)
-            optimizer.step()
+            differentiate(loss, parts, unused=True)
+            self._rule.step(parts)
+        for part in parts:
+            part.restart()
 
 
 def distillation(answers: Tensor, targets: Tensor) -> Tensor:
@@ -154,7 +154,3 @@ def distillation(answers: Tensor, targets: Tensor) -> Tensor:
     """
     T = _TEMPERATURE
     return T**2 * F.cross_entropy(answers / T, (targets / T).softmax(1))
-
-
-def _copied(parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
-    return [nn.Parameter(parameter.detach().clone()) for parameter in parameters]

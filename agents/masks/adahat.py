@@ -16,15 +16,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from clenv.agents.networks.learning import Protection, WriteProtection
+from clenv.agents.networks.flat import Flat
+from clenv.agents.networks.protection import Protection, WriteProtection
 from clenv.errors import SettingsError
 from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.fields import NonNegative, Positive
 from clenv.settings import StreamSpec
 
 from .hat import HAT, sparsity
+from .masked import Record
 
 _FEW = 10  # R_l is 0 in a layer that has no more free units than this
 _FLAT = {"constant": 1.0, "random": 0.5}  # ablations whose rate is the same for all used weights: its mean, by alpha
@@ -41,21 +43,20 @@ def adjustment_rate(counts: Tensor, r: Tensor) -> Tensor:
 
 
 class ScaledGradients:
-    """Multiplies gradients by rates, as the paper does; entries whose rate is 0 for good are written back.
+    """Multiplies gradients by rates, as the paper does; entries whose rate is 0 for good stay as they are.
 
     Args:
-        parameters: What an optimiser will change.
-        fixed: For each, True where it must not change at all.
-        rates: For each, the rates of the coming step; may be replaced.
+        flat: What an optimiser will change; derived: ``rate``, and as for `WriteProtection`.
+        puts_back: See there.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], fixed: Sequence[Tensor], rates: list[Tensor]) -> None:
-        self.rates = rates
-        self._fixed = WriteProtection(parameters, fixed)
+    def __init__(self, flat: Flat, *, puts_back: bool = True) -> None:
+        self._flat, self._fixed = flat, WriteProtection(flat, puts_back=puts_back)
 
-    def mask(self, gradients: list[Tensor]) -> None:
-        """Scale the gradients."""
-        torch._foreach_mul_(gradients[: len(self.rates)], self.rates)
+    def mask(self) -> None:
+        """Scale the gradient."""
+        self._flat.gradient.mul_(self._flat.derived["rate"])
+        self._fixed.mask()
 
     def restore(self) -> None:
         """Put back what must not change."""
@@ -70,39 +71,25 @@ class ScaledUpdates:
     that no other task uses are the optimiser's own, bit for bit.
 
     Args:
-        parameters: What an optimiser will change.
-        used: For each, True where a rate applies.
-        rates: For each, the rates of the coming step; may be replaced.
-        remainder: For each, what rounding has left out so far; changed in place.
+        flat: What an optimiser will change; beside it the ``remainder``, what rounding has left out so far; derived:
+            ``rate``, ``used``, bool, where it applies, and room for the weights ``before`` the step.
     """
 
-    def __init__(
-        self,
-        parameters: Sequence[nn.Parameter],
-        used: Sequence[Tensor],
-        rates: list[Tensor],
-        remainder: Sequence[Tensor],
-    ) -> None:
-        self.rates = rates
-        self._parameters: list[Tensor] = list(parameters)
-        self._used, self._remainder = used, remainder
-        self._before = [parameter.detach().clone() for parameter in parameters]
+    def __init__(self, flat: Flat) -> None:
+        self._flat = flat
 
-    def mask(self, gradients: list[Tensor]) -> None:
-        """Note where the step starts; the gradients stay as they are."""
-        del gradients
-        torch._foreach_copy_(self._before, self._parameters)
+    def mask(self) -> None:
+        """Note where the step starts; the gradient stays as it is."""
+        self._flat.derived["before"].copy_(self._flat.values)
 
-    @torch.no_grad()
     def restore(self) -> None:
         """Scale the step just taken."""
-        for w, before, used, rate, left in zip(
-            self._parameters, self._before, self._used, self.rates, self._remainder, strict=True
-        ):
-            update = (w - before).mul_(rate).add_(left)
-            moved = before + update
-            torch.sub(update, moved - before, out=left).mul_(used)
-            torch.where(used, moved, w, out=w)
+        w, left = self._flat.values, self._flat.vectors["remainder"]
+        before, used, rate = (self._flat.derived[name] for name in ("before", "used", "rate"))
+        update = torch.addcmul(left, w - before, rate)
+        moved = before + update
+        torch.sub(update, moved.sub(before), out=left)
+        torch.where(used, moved, w, out=w)
 
 
 class AdaHAT(HAT):
@@ -116,7 +103,6 @@ class AdaHAT(HAT):
     task was alone while it was trained and no remaining task reads a weight that it wrote (L2).
 
     Attributes:
-        remainder: What rounding has left out of scaled updates in the open segment, one tensor a shared tensor.
         beside: Tasks that were trained while other tasks had masks, and moved their weights.
     """
 
@@ -146,6 +132,7 @@ class AdaHAT(HAT):
                     f"alpha={self.alpha!r} is the rate itself with ablation={self.ablation!r}: at most 1"
                 )
 
+    herds = True
     forgetting_free = False
     unlearning = Exactness.INTERFACE
 
@@ -153,10 +140,19 @@ class AdaHAT(HAT):
         self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
     ) -> None:
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
-        self.remainder: list[Tensor] = []
         self.beside: list[int] = []
-        self._counts: list[Tensor] = []
-        self._room = torch.empty(0)
+
+    def _new_shared(self, parameters: Sequence[Tensor]) -> Flat:
+        made = super()._new_shared(parameters)
+        made.vectors["remainder"] = torch.zeros_like(made.values)
+        made.derived |= {name: torch.zeros_like(made.values) for name in ("counts", "rate", "before")}
+        made.derived["used"] = torch.zeros_like(made.values, dtype=torch.bool)
+        return made
+
+    def _new_embedding(self, e: Tensor) -> Flat:
+        made = super()._new_embedding(e)
+        made.derived["room"] = made.values.new_zeros(1, len(self._backbone.units), len(e))
+        return made
 
     # The rate
 
@@ -190,31 +186,36 @@ class AdaHAT(HAT):
                 row[place] = sparsity(part)
         return rows
 
-    def _strength(self, gates: Tensor) -> Tensor:
-        """Return ``r_l = alpha / (epsilon + R_l)``, shape ``(L,)``."""
+    def _strength(self, gates: Tensor, room: Tensor) -> Tensor:
+        """Return ``r_l = alpha / (epsilon + R_l)``, shape ``(S, L)``, for gates ``(S, N)`` and shares ``(S, L, N)``."""
         alpha, epsilon = float(self._hyper.alpha), float(self._hyper.epsilon)
-        return alpha / (epsilon + self._room @ gates.detach())
+        return alpha / (epsilon + (room * gates.detach()[:, None]).sum(-1))
 
-    def _rates(self, gates: Tensor) -> list[Tensor]:
-        """Return the rate of every shared entry, given the running task's gates."""
-        if self._hyper.ablation in _FLAT:
-            return self._flat_rates()
-        strength = self._strength(gates)
-        r = [strength[role.writes] for role in self._backbone.roles]
-        return [adjustment_rate(counts, r_l) for counts, r_l in zip(self._counts, r, strict=True)]
-
-    def _flat_rates(self) -> list[Tensor]:
-        """Return rates that follow neither counts nor gates: alpha, or alpha times draws of this step alone."""
+    def _set_rates(self, gates: Tensor) -> None:
+        """Set the rate of every shared entry, given the running task's gates, shape ``(S, N)`` or ``(N,)``."""
         assert self.running is not None  # for the type checker: a segment is open
-        alpha = float(self._hyper.alpha)
-        rates = [torch.full_like(counts, alpha) for counts in self._counts]
+        record, derived = self.tasks[self.running], self.shared.derived
+        if self._hyper.ablation in _FLAT:
+            derived["rate"].copy_(self._flat_rates(record))
+            return
+        gates = gates.detach().reshape(len(derived["rate"]), -1)
+        strength = self._strength(gates, record["e"].derived["room"][..., : gates.shape[1]])
+        counts, rates = (self.shared.stretches(derived[name]) for name in ("counts", "rate"))
+        for role, count, rate in zip(self._backbone.roles, counts, rates, strict=True):
+            r = strength[:, role.writes].view(-1, *[1] * (count.dim() - 1))
+            torch.add(count, r, out=rate)
+            torch.div(r, rate, out=rate)  # r / (S + r), which is 1 where S is 0
+        if not self._hyper.alpha:
+            derived["rate"].copy_(derived["counts"] == 0)
+
+    def _flat_rates(self, record: Record) -> Tensor:
+        """Return rates that follow neither counts nor gates: alpha, or alpha times draws of this step alone."""
+        counts = self.shared.derived["counts"]
+        rates = torch.full_like(counts, float(self._hyper.alpha))
         if self._hyper.ablation == "random":
-            draws = self.generator("rate", self.running, self.tasks[self.running]["steps"])
-            rates = [alpha * torch.rand(rate.shape, generator=draws).to(rate) for rate in rates]
-        return [
-            torch.where(counts > 0, rate * counts.isfinite(), 1.0)
-            for counts, rate in zip(self._counts, rates, strict=True)
-        ]
+            draws = self.generator("rate", self.running or 0, record["steps"])
+            rates *= self.shared.join([torch.rand(each.shape, generator=draws).to(each) for each in self._initial])
+        return torch.where(counts > 0, rates * counts.isfinite(), 1.0)
 
     def capacity(self) -> Mapping[str, float]:
         """Return HAT's shares, and the mean over all weights of what the rate holds back from a task to come."""
@@ -235,32 +236,38 @@ class AdaHAT(HAT):
     def _protect(self, others: Sequence[Tensor]) -> Protection:
         """Return what scales the steps of the open segment; outside the task's own mask, once fixed, the rate is 0."""
         assert self.running is not None  # for the type checker: a segment is open
-        record = self.tasks[self.running]
-        self._counts = self._sums(others)
+        record, derived = self.tasks[self.running], self.shared.derived
+        counts = self._sums(others)
         if not self.annealing and record["mask"] is not None:
-            pairs = zip(self._support(record["mask"]), self._counts, strict=True)
-            self._counts = [torch.where(mine, counts, torch.inf) for mine, counts in pairs]
-        self._room = self._shares(self._used(others))
-        rates = self._rates(self._gate(self.running, record))
+            pairs = zip(self._support(record["mask"]), counts, strict=True)
+            counts = [torch.where(mine, counts, torch.inf) for mine, counts in pairs]
+        derived["counts"].copy_(self.shared.join(counts))
+        derived["used"].copy_(derived["counts"] > 0)
+        record["e"].derived["room"][0, :, : self._units] = self._shares(self._used(others))
+        self._set_rates(self._gate(self.running, record))
         if self._hyper.alpha > 0 and self.running not in self.beside:
             self.beside.append(self.running)
         if self._hyper.scale == "grad":
             limit = torch.inf if self._hyper.alpha else 1.0
-            return ScaledGradients(self.shared, [counts >= limit for counts in self._counts], rates)
-        if not self.remainder:
-            self.remainder = [torch.zeros_like(tensor) for tensor in self._initial]
-        return ScaledUpdates(self.shared, [counts > 0 for counts in self._counts], rates, self.remainder)
+            self._freeze([each >= limit for each in counts])
+            return ScaledGradients(self.shared, puts_back=self._hyper.weight_decay > 0)
+        return ScaledUpdates(self.shared)
+
+    @property
+    def _follows(self) -> bool:
+        """Whether the rate changes from step to step."""
+        return self._hyper.ablation == "random" or (self._hyper.ablation not in _FLAT and self.annealing)
 
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
         """Take one step; while the mask is learned, the rate follows it."""
-        follows = self.annealing if self._hyper.ablation not in _FLAT else self._hyper.ablation == "random"
-        if follows and isinstance(self._protection, ScaledGradients | ScaledUpdates):
-            self._protection.rates = self._rates(self._gates)
+        if self._follows and self._protection is not None:
+            with torch.no_grad():
+                self._set_rates(self._gates[..., : self._units])
         return super().learn(loss)
 
     def _close(self) -> None:
         """Close as HAT does; the next segment starts a new sum of scaled updates."""
-        self.remainder = []
+        self.shared.vectors["remainder"].zero_()
         super()._close()
 
     # Unlearning

@@ -15,14 +15,16 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from clenv.agent import Outcome, tensors
-from clenv.agents.networks.learning import WriteProtection, loss_of, set_gradients
+from clenv.agents.networks.flat import Flat, differentiate
+from clenv.agents.networks.protection import WriteProtection
 from clenv.agents.rehearsal.memory import Reservoir, examples_of
 from clenv.errors import SettingsError
 from clenv.events import Exactness, Permanence, Receipt, UnlearnRequest
 from clenv.fields import NonNegative, Whole
+from clenv.losses import mean_loss
 from clenv.settings import StreamSpec
 
 from .adahat import AdaHAT, adjustment_rate
@@ -32,15 +34,18 @@ _REPAIR = -1  # stands for a task where a trace is a repair's
 _DISTIL, _LABELS = 0.5, 0.5  # weights of the two terms of a repair's loss, as in DER++
 
 
-def routed(units: Sequence[Tensor], backup: Sequence[Tensor], main: Sequence[Tensor]) -> list[Tensor]:
+def routed(
+    units: Sequence[Tensor], shapes: Sequence[tuple[int, ...]], backup: Sequence[Tensor], main: Sequence[Tensor]
+) -> list[Tensor]:
     """Return parameters by which some units compute with a backup's weights and the others with those of the main path.
 
     Args:
         units: For each parameter, which of the units that it writes.
-        backup: Parameters.
+        shapes: Its shape.
+        backup: Parameters, with a leading dimension or without.
         main: Likewise.
     """
-    rows = [flags.view(-1, *[1] * (weight.dim() - 1)) for flags, weight in zip(units, main, strict=True)]
+    rows = [flags.view(-1, *[1] * (len(shape) - 1)) for flags, shape in zip(units, shapes, strict=True)]
     return [torch.where(*parts) for parts in zip(rows, backup, main, strict=True)]
 
 
@@ -91,8 +96,7 @@ class AmnesiacHAT(AdaHAT):
             trained since that came, int32.
         shadows: With ``backup``, the backups in training in the open segment, by the task they do without: all shared
             parameters each.
-        shadow_optimizer: Over all of them.
-        shadow_steps: Its steps.
+        shadow_steps: Steps that they took.
     """
 
     @dataclass(frozen=True)
@@ -142,6 +146,7 @@ class AmnesiacHAT(AdaHAT):
             if self.alpha == 0:
                 raise SettingsError(f"compensation={self.compensation!r}: with alpha=0 no shared weight moves")
 
+    herds = True
     grows = True
 
     def __init__(
@@ -156,8 +161,7 @@ class AmnesiacHAT(AdaHAT):
         self.rate_steps = 0
         self.memories: dict[int, Reservoir] = {}
         self.damaged: dict[int, Tensor] = {}
-        self.shadows: dict[int, list[nn.Parameter]] = {}
-        self.shadow_optimizer: torch.optim.Optimizer | None = None
+        self.shadows: dict[int, Flat] = {}
         self.shadow_steps = 0
         groups = [role.writes for role in self._backbone.roles]
         layers = [torch.full_like(w, group) for group, w in zip(groups, self._initial, strict=True)]
@@ -167,7 +171,7 @@ class AmnesiacHAT(AdaHAT):
         """Return AdaHAT, which draws the same numbers under this class's name; None with pruning, which is learning."""
         if self._hyper.prune:
             return None
-        plain: type[AdaHAT] = type(type(self).__name__, (AdaHAT,), {})
+        plain: type[AdaHAT] = type(type(self).__name__, (AdaHAT,), {"herds": self.declares_herds})
         options = {item.name: getattr(self._hyper, item.name) for item in fields(AdaHAT.Hyperparameters)}
         return plain(self._spec, seed=self._seed, device=self._device, **options)
 
@@ -181,6 +185,10 @@ class AmnesiacHAT(AdaHAT):
         """Cut a vector over all entries into parts shaped like the shared parameters (views)."""
         parts = vector.split_with_sizes([parameter.numel() for parameter in self._initial])
         return [part.view_as(parameter) for part, parameter in zip(parts, self._initial, strict=True)]
+
+    def _counts(self) -> Tensor:
+        """Return ``S`` of every shared entry in the open segment."""
+        return self._flat(self.shared.cut(self.shared.derived["counts"]))
 
     @torch.no_grad()
     def _write(self) -> None:
@@ -206,7 +214,9 @@ class AmnesiacHAT(AdaHAT):
         """Take AdaHAT's step, and note the rate."""
         if self._hyper.compensation == "rate" and self._protection is not None:
             counts = torch.arange(len(self.tasks) + 1, device=self._device, dtype=self._gates.dtype)
-            rates = adjustment_rate(counts, self._strength(self._gates)[:, None])
+            record = self.tasks[self.running or 0]
+            room = record["e"].derived["room"]
+            rates = adjustment_rate(counts, self._strength(self._gates.reshape(1, -1), room)[0, :, None])
             self.rate_sums = [self.rate_sums[0] + rates if self.rate_sums else rates]
             self.rate_steps += 1
         return super().learn(loss)
@@ -217,7 +227,7 @@ class AmnesiacHAT(AdaHAT):
         if task is None:
             return
         moves = self.annealing and self.tasks[task]["mask"] is not None
-        counts = None if self._protection is None else self._counts
+        counts = None if self._protection is None else self._counts()
         shadows = self.shadows
         super()._consolidate()
         self._record(task, counts)
@@ -231,7 +241,7 @@ class AmnesiacHAT(AdaHAT):
             memory["z"].copy_(self.predict(memory["x"], task))
 
     @torch.no_grad()
-    def _record(self, task: int, counts: Sequence[Tensor] | None) -> None:
+    def _record(self, task: int, counts: Tensor | None) -> None:
         """Append the trace of what was trained since the last one.
 
         Args:
@@ -253,11 +263,11 @@ class AmnesiacHAT(AdaHAT):
         self.total[index] += delta[index]
         self._write()
 
-    def _mean_rates(self, task: int, index: Tensor, counts: Sequence[Tensor] | None) -> Tensor:
+    def _mean_rates(self, task: int, index: Tensor, counts: Tensor | None) -> Tensor:
         """Return by which rate the open segment moved entries that another task was the first to occupy, else 1."""
         if counts is None:
             return torch.ones(len(index), device=self._device)
-        used = self._flat(counts)[index]
+        used = counts[index]
         if self._hyper.compensation == "alpha":
             rates = torch.full_like(used, self._hyper.alpha)
         else:
@@ -324,7 +334,7 @@ class AmnesiacHAT(AdaHAT):
             return super().unlearn(request)
         size, before = self.memory(), self._flat(self.shared)
         if self.running is not None and self.running not in removed:
-            self._record(self.running, None if self._protection is None else self._counts)
+            self._record(self.running, None if self._protection is None else self._counts())
             if self.shadow_steps:
                 self._keep_backups(self.running, {task: self.shadows[task] for task in removed if task in self.shadows})
         self._damage(removed)
@@ -393,17 +403,16 @@ class AmnesiacHAT(AdaHAT):
             self._open_shadows()
 
     def rebuild(self) -> None:
-        """Make the optimisers anew, and memories to be restored."""
+        """Make what is kept of the tasks, backups and memories, to be restored."""
         super().rebuild()
-        self.memories = {task: self.memories.get(task) or self._memory(task) for task in self.memories}
-        self._optimize_shadows()
+        self.memories = {task: self._memory(task) for task in self.memories}
+        self.shadows = {task: self._shadow(self._initial) for task in self.shadows}
 
-    def _optimize_shadows(self) -> None:
-        parameters = [parameter for shadow in self.shadows.values() for parameter in shadow]
-        self.shadow_optimizer = self._hyper.make_optimizer(parameters) if parameters else None
+    def _shadow(self, parameters: Sequence[Tensor]) -> Flat:
+        return Flat(parameters, self._rule.moments, together=self._together)
 
     def _close(self) -> None:
-        self.shadows, self.shadow_optimizer, self.shadow_steps = {}, None, 0
+        self.shadows, self.shadow_steps = {}, 0
         super()._close()
 
     def _open_shadows(self) -> None:
@@ -413,9 +422,7 @@ class AmnesiacHAT(AdaHAT):
         for task, record in others.items():
             if task != self.running and task not in self.permanent and record["mask"] is not None:
                 start = self._before(task) if self._hyper.backup == "before" else self._sum(without=task)
-                parts = self._parts(start.to(self._initial[0].dtype))
-                self.shadows[task] = [nn.Parameter(part.clone()) for part in parts]
-        self._optimize_shadows()
+                self.shadows[task] = self._shadow(self._parts(start.to(self._initial[0].dtype)))
 
     def _before(self, task: int) -> Tensor:
         """Return ``theta(0)`` and the traces before the first of a task."""
@@ -429,22 +436,21 @@ class AmnesiacHAT(AdaHAT):
     def _train_shadows(self, outcome: Outcome) -> None:
         """Let each backup take a step on the minibatch, with gates, head and main path as they are."""
         assert self.running is not None  # for the type checker: a segment is open
-        assert self.shadow_optimizer is not None  # likewise: there are backups
-        record = self.tasks[self.running].copy()
+        record = self.tasks[self.running]
         gates = self._gate(self.running, record).detach()
-        main = [parameter.detach() for parameter in self.shared]
-        record["head"] = [nn.Parameter(parameter.detach(), requires_grad=False) for parameter in record["head"]]
-        losses, parameters = [], []
+        main, head = ([leaf.detach() for leaf in part.trained] for part in (self.shared, record["head"]))
+        losses = []
         for task, shadow in self.shadows.items():
             mask = self.tasks[task]["mask"]
             assert mask is not None  # for the type checker: it had one when the backup began
             groups = self._backbone.split(mask)
-            values = routed([groups[role.writes] for role in self._backbone.roles], shadow, main)
-            answers, _ = self._learned(outcome.x, record, gates, values)
-            losses.append(loss_of(answers[:, : outcome.outputs], outcome.y))
-            parameters += shadow
-        set_gradients(parameters, torch.autograd.grad(torch.stack(losses).sum(), parameters))
-        self.shadow_optimizer.step()
+            units = [groups[role.writes] for role in self._backbone.roles]
+            theta = routed(units, self._backbone.shapes, shadow.trained, main)
+            answers, _ = self._learned(outcome.x, record, gates, theta, head)
+            losses.append(mean_loss(answers[:, : outcome.outputs], outcome.y))
+        backups = list(self.shadows.values())
+        differentiate(torch.stack(losses).sum(), backups)
+        self._rule.step(backups)
         self.shadow_steps += 1
 
     @torch.no_grad()
@@ -480,12 +486,16 @@ class AmnesiacHAT(AdaHAT):
 
     # Repair
 
-    def observe(self, outcome: Outcome) -> Mapping[str, float] | None:
-        """Learn, and keep some of the examples."""
+    def prepare(self, outcome: Outcome) -> bool:
+        """Let the backups learn."""
         self.enter(outcome.task)
         if self.shadows:
             self._train_shadows(outcome)
-        figures = super().observe(outcome)
+        return super().prepare(outcome)
+
+    def conclude(self, outcome: Outcome) -> Mapping[str, float] | None:
+        """Keep some of the examples."""
+        figures = super().conclude(outcome)
         if self._hyper.replay and self.running is not None:
             self._remember(self.running, outcome)
         return figures
@@ -525,16 +535,17 @@ class AmnesiacHAT(AdaHAT):
                 readers += [task] if len(here) else []
         if not readers or not self._hyper.replay_steps:
             return 0, {}
-        protection = WriteProtection(self.shared, self._parts(~damaged))
-        optimizer = self._hyper.make_optimizer(self.shared)
+        kept, self.shared = self.shared, self._new_shared(self.shared)  # with an optimiser of its own
+        self._freeze(self._parts(~damaged))
+        protection = WriteProtection(self.shared)
         for _ in range(self._hyper.replay_steps):
-            losses = torch.stack([self._replayed(task) for task in readers])
-            gradients = list(torch.autograd.grad(losses.mean(), self.shared))
+            differentiate(torch.stack([self._replayed(task) for task in readers]).mean(), [self.shared])
             with torch.no_grad():
-                protection.mask(gradients)
-                set_gradients(self.shared, gradients)
-                optimizer.step()
+                protection.mask()
+                self._rule.step([self.shared])
                 protection.restore()
+        kept.values.copy_(self.shared.values)
+        self.shared = kept
         self._record(_REPAIR, None)
         return int(damaged.sum()), {task: self.memories[task].size for task in readers}
 
@@ -543,5 +554,5 @@ class AmnesiacHAT(AdaHAT):
         memory, record, outputs = self.memories[task], self.tasks[task], self._spec.outputs(task)
         answers = self._answer(memory["x"], record, self._gate(task, record))[:, :outputs]
         y, z = memory["y"], memory["z"][:, :outputs]
-        loss = loss_of(answers, y[:, :outputs] if y.is_floating_point() else y)
+        loss = mean_loss(answers, y[:, :outputs] if y.is_floating_point() else y)
         return _DISTIL * F.mse_loss(answers, z) + _LABELS * loss

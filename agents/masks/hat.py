@@ -18,9 +18,12 @@ from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Gt
-from torch import Tensor, nn
+from torch import Tensor
 
-from clenv.agents.networks.learning import Protection, Training, WriteProtection, set_gradients, told
+from clenv.agent import Outcome
+from clenv.agents.networks.flat import Flat, differentiate
+from clenv.agents.networks.learning import Training, told
+from clenv.agents.networks.protection import Protection, WriteProtection
 from clenv.errors import SettingsError
 from clenv.events import Exactness, VisitEnd
 from clenv.fields import NonNegative, Positive
@@ -55,12 +58,21 @@ def scale(u: float, s_max: float) -> float:
     return (1 - u) / s_max + u * s_max
 
 
-def compensate(gradient: Tensor, e: Tensor, s: float, s_max: float) -> Tensor:
+def compensate(gradient: Tensor, e: Tensor, s: float | Tensor, s_max: float) -> Tensor:
     """Undo the annealing's effect on the embedding's gradient (section 2.5 of the paper).
 
     ``q s_max/s (cosh(clamp(s e)) + 1) / (cosh(e) + 1)``, which equals ``s_max sigmoid'(e) dL/da`` until the clamp acts.
     """
     return gradient * (s_max / s) * (torch.cosh((s * e).clamp(-_SE_MAX, _SE_MAX)) + 1) / (torch.cosh(e) + 1)
+
+
+def clip(parts: Sequence[Flat], most: float) -> None:
+    """Scale the gradients of networks down whose norm, of all parts together, is above ``most``."""
+    norms = torch.stack([torch.linalg.vector_norm(part.gradient, dim=1) for part in parts])
+    norm = torch.linalg.vector_norm(norms, dim=0)
+    if bool((norm > most).any()):
+        for part in parts:
+            part.gradient.mul_((most / (norm + 1e-6)).clamp(max=1.0)[:, None])
 
 
 def sparsity(used: Tensor) -> Tensor:
@@ -116,6 +128,7 @@ class HAT(UnitMasked):
         """Whether weights that no task reads return to their initial values when a visit ends; without, as in the
         paper, they stay where masks that were still soft let them be trained, and later visits begin there."""
 
+    herds = True
     needs_task_labels = "always"
     forgetting_free = True
     uses_round_length = True
@@ -134,10 +147,24 @@ class HAT(UnitMasked):
                 "round_length of at least 2"
             )
         self._period: int = spec.round_length if hyper.schedule == "exact" else hyper.period
-        self._trained: list[nn.Parameter] = []
+        self._trained: list[Flat] = []  # by the optimiser
         self._protection: Protection | None = None
-        self._free = torch.empty(0)
-        self._s, self._gates = 0.0, torch.empty(0)  # of the last `forward`
+        self._s: float | Tensor = 0.0  # of the last `forward`, as the gates
+        self._gates = torch.empty(0)
+        self._fixed: Tensor | None = None  # which of the members of a herd have fixed masks, if some have
+
+    def _new_shared(self, parameters: Sequence[Tensor]) -> Flat:
+        made = super()._new_shared(parameters)
+        made.derived = {
+            "frozen": torch.zeros_like(made.values, dtype=torch.bool),
+            "kept": torch.zeros_like(made.values),
+        }
+        return made
+
+    def _new_embedding(self, e: Tensor) -> Flat:
+        made = super()._new_embedding(e)
+        made.derived = {name: torch.zeros_like(made.values) for name in ("free", "mask")}
+        return made
 
     def _anneals(self, record: Record) -> bool:
         """Whether the next visit of a task learns its mask."""
@@ -146,17 +173,15 @@ class HAT(UnitMasked):
             record["mask"] is None or policy == "regrow" or (policy == "auto" and record["steps"] < self._hyper.period)
         )
 
-    def _scale(self) -> float:
-        return scale(tooth(self.position, self._period, self._hyper.schedule), self._hyper.s_max)
+    def _scale(self, position: int) -> float:
+        return scale(tooth(position, self._period, self._hyper.schedule), self._hyper.s_max)
 
     def _gate(self, task: int | None, record: Record) -> Tensor:
         """Return a task's mask as it is now: soft while it is being learned, else hard; shape ``(N,)``."""
-        if task == self.running and self.annealing:
-            return torch.sigmoid(self._scale() * record["e"])
-        if record["mask"] is not None:
-            return record["mask"].to(record["e"].dtype)
-        start = scale(tooth(0, self._period, self._hyper.schedule), self._hyper.s_max)
-        return torch.sigmoid(start * record["e"])
+        if not (task == self.running and self.annealing) and record["mask"] is not None:
+            return record["mask"].to(record["e"].values.dtype)
+        s = self._scale(self.position if task == self.running else 0)
+        return torch.sigmoid(s * record["e"][0])[: self._units]
 
     # A segment: begin, learn, end
 
@@ -173,13 +198,14 @@ class HAT(UnitMasked):
         self.annealing = self._anneals(record)
         self.position = record["steps"] if self._hyper.revisit == "auto" else 0
         self._visit(known)
-        self.rebuild()
-
-    def rebuild(self) -> None:
-        """Make a fresh optimiser for the open segment, and what protects the other tasks."""
         self._prepare()
-        stateful = self._trained[:-1] if self.annealing else self._trained  # the embedding has plain SGD
-        self.optimizer = self._hyper.make_optimizer(stateful) if stateful else None
+
+        for part in self._trained:
+            part.restart()
+
+    def derive(self) -> None:
+        """Derive what protects the tasks."""
+        self._prepare()
 
     def _prepare(self) -> None:
         """Derive what may train in the open segment, from the masks of the other tasks."""
@@ -189,70 +215,87 @@ class HAT(UnitMasked):
         if self._hyper.schedule == "exact":
             self._period = self._spec.round_steps(self.running)
         record, policy = self.tasks[self.running], self._hyper.revisit
+        e = record["e"]
+        if record["mask"] is not None:
+            e.derived["mask"][0, : self._units] = record["mask"]
+        e.derived["free"].zero_()
         if not self.annealing and policy in {"freeze", "freeze_all"}:
-            self._trained = record["head"] if policy == "freeze" else []
+            self._trained = [record["head"]] if policy == "freeze" else []
             return
         # A fixed mask needs no more: what it switches off has no gradient, and returns to its initial value at the end.
-        self._trained = [*self.shared, *record["head"]]
+        self._trained = [self.shared, record["head"]]
         masks = [item["mask"] for task, item in self.tasks.items() if task != self.running]
         others = [mask for mask in masks if mask is not None]
         if self.annealing:
-            self._trained.append(record["e"])
-            self._free = sparsity(self._used(others))
+            e.derived["free"][0, : self._units] = sparsity(self._used(others))
         if others:
             self._protection = self._protect(others)
 
     def _protect(self, others: Sequence[Tensor]) -> Protection:
         """Return what protects the other tasks' weights in the open segment, given their masks."""
         reference = self._hyper.protection == "reference"
-        protected = self._support(self._used(others)) if reference else self._union(others)
-        return WriteProtection(self.shared, protected)
+        self._freeze(self._support(self._used(others)) if reference else self._union(others))
+        return WriteProtection(self.shared, puts_back=self._hyper.weight_decay > 0)
+
+    def _freeze(self, frozen: Sequence[Tensor]) -> None:
+        """Let entries of the shared parameters stay as they are."""
+        self.shared.derived["frozen"].copy_(self.shared.join(frozen))
+        self.shared.derived["kept"].copy_(self.shared.values)
 
     def forward(self, x: Tensor) -> Tensor:
         """Answer inputs of the running task, with the graph."""
         assert self.running is not None  # for the type checker: `enter` came before
         record = self.tasks[self.running]
+        fixed, e = record["e"].derived["mask"], record["e"].trained[0]
         if self.annealing:
-            self._s = self._scale()
-            self._gates = torch.sigmoid(self._s * record["e"])
+            self._s = self._scale(self.position)
+            self._gates = torch.sigmoid(self._s * e)
+            if self._fixed is not None:
+                self._gates = torch.where(self._fixed, fixed, self._gates)
         else:
-            self._gates = self._gate(self.running, record)
+            self._gates = fixed if self._together else fixed[0]
+        gates = self._gates[..., : self._units]
         if not self._trained:
-            return self._answer(x, record, self._gates)
-        answers, record["moments"] = self._learned(x, record, self._gates, self.shared)
+            return self._answer(x, record, gates)
+        answers, record["moments"] = self._learned(x, record, gates, self.shared.trained, record["head"].trained)
         return answers
 
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
         """Take one step (section 2 of the paper; the order is that of the authors' code)."""
         assert self.running is not None  # for the type checker: `enter` came before
-        record, hyper, trained = self.tasks[self.running], self._hyper, self._trained
-        record["steps"] += 1
-        if self.optimizer is None:
+        if not self._trained:
             return None
+        e, hyper = self.tasks[self.running]["e"], self._hyper
+        trained = [*self._trained, e] if self.annealing else self._trained
         if self.annealing:
-            loss = loss + hyper.sparsity * (self._gates @ self._free)  # L + lambda R
-        gradients = list(torch.autograd.grad(loss, trained))
-        e = record["e"]
+            free = (self._gates * e.derived["free"]).sum(-1)
+            loss = loss + hyper.sparsity * (free if loss.dim() else free.squeeze())  # L + lambda R
+        differentiate(loss, trained)
         with torch.no_grad():
             if self._protection is not None:
-                self._protection.mask(gradients)
+                self._protection.mask()
             if self.annealing:
-                gradients[-1] = compensate(gradients[-1], e, self._s, hyper.s_max)
-            set_gradients(trained, gradients)
-            nn.utils.clip_grad_norm_(trained, _CLIP)
-            self.optimizer.step()
+                e.gradient.copy_(compensate(e.gradient, e.values, self._s, hyper.s_max))
+            clip(trained, _CLIP)
+            self._rule.step(self._trained)
             if self.annealing:
-                e.sub_(gradients[-1], alpha=hyper.embedding_learning_rate).clamp_(-_E_MAX, _E_MAX)
+                e.values.sub_(e.gradient, alpha=hyper.embedding_learning_rate).clamp_(-_E_MAX, _E_MAX)
             if self._protection is not None:
                 self._protection.restore()
-        return self._advance() if self.annealing else None
+        return None
 
-    def _advance(self) -> Mapping[str, float]:
-        """Move the schedule on by the step just taken."""
+    def conclude(self, outcome: Outcome) -> Mapping[str, float] | None:
+        """Count the step, and move the schedule on."""
+        del outcome
+        assert self.running is not None  # for the type checker: a segment is open
+        record = self.tasks[self.running]
+        record["steps"] += 1
+        if not self.annealing:
+            return None
         self.position += 1
         if self._hyper.schedule == "sawtooth" and self.position % self._period == 0:
-            self.snapshot = [parameter.detach().clone() for parameter in self._trained]
-        return {"s": self._s}
+            self.snapshot = [part.values.clone() for part in (*self._trained, record["e"])]
+        return {"s": float(self._s)}
 
     def on_visit_end(self, event: VisitEnd) -> None:
         """Consolidate, unless targets of this visit are still to come."""
@@ -268,9 +311,9 @@ class HAT(UnitMasked):
         record = self.tasks[self.running]
         if self.annealing:
             if self.snapshot is not None and tooth(self.position - 1, self._period, self._hyper.schedule) < 0.5:
-                for parameter, values in zip(self._trained, self.snapshot, strict=True):
-                    parameter.copy_(values)
-            mask = record["e"] > 0
+                for part, values in zip((*self._trained, record["e"]), self.snapshot, strict=True):
+                    part.values.copy_(values)
+            mask = record["e"][0][: self._units] > 0
             record["ever"] = mask if record["ever"] is None else record["ever"] | mask
             record["always"] = mask if record["always"] is None else record["always"] & mask
             record["mask"] = mask

@@ -11,12 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from clenv.agent import tensors
-from clenv.agents.networks.backbone import initial_affine
+from clenv.agents.networks.backbone import affine, initial_affine
+from clenv.agents.networks.flat import Flat, whole
 from clenv.agents.networks.learning import Learner, told
+from clenv.agents.networks.rules import Rule
 from clenv.agents.networks.units import Units, units_of
 from clenv.errors import SettingsError
 from clenv.events import Exactness, Receipt, UnlearnRequest
@@ -28,7 +29,7 @@ class Record(TypedDict):
     """All that HAT keeps of one task; vectors run over the units of all layers, shape ``(N,)``.
 
     Attributes:
-        e: Embedding.
+        e: Embedding, filled up with zeros to whole vectors of the processor (see `Flat`).
         head: The task's own part of the backbone, if it has one, then weight and bias of the output head.
         moments: Running statistics of its normalisation; none without.
         mask: ``1[e > 0]`` as of the last consolidation, bool; None before the first.
@@ -37,8 +38,8 @@ class Record(TypedDict):
         steps: Steps over all visits.
     """
 
-    e: nn.Parameter
-    head: list[nn.Parameter]
+    e: Flat
+    head: Flat
     moments: list[Tensor]
     mask: Tensor | None
     ever: Tensor | None
@@ -61,7 +62,6 @@ class UnitMasked(Learner):
         snapshot: What was trained, as of an earlier moment of the segment, if the method goes back to it.
         order: Every task at the places of its first and of its last visit.
         tainted: Remaining tasks that were trained after a task, unlearned since, was first seen.
-        optimizer: Of the open segment.
     """
 
     unlearning = Exactness.ISOLATED
@@ -79,7 +79,10 @@ class UnitMasked(Learner):
                 f"{type(self).__name__} keeps tasks apart, but normalise='batch' has statistics that every task moves: "
                 "expected normalise='independent', 'group' or 'none'"
             )
-        self.shared = self._backbone.initial(self.generator("init"), self._device)
+        self._together = self.declares_herds and self._backbone.stacks
+        self._rule: Rule = self._hyper.rule()
+        self._units = sum(self._backbone.units)
+        self.shared = self._new_shared(self._backbone.initial(self.generator("init"), self._device))
         self._initial = [parameter.detach().clone() for parameter in self.shared]
         self.tasks: dict[int, Record] = {}
         self.running: int | None = None
@@ -88,7 +91,6 @@ class UnitMasked(Learner):
         self.snapshot: list[Tensor] | None = None
         self.order: list[int] = []
         self.tainted: list[int] = []
-        self.optimizer: torch.optim.Optimizer | None = None
 
     @abstractmethod
     def _gate(self, task: int | None, record: Record) -> Tensor:
@@ -108,20 +110,39 @@ class UnitMasked(Learner):
     def _confined(self) -> bool:
         """Whether a task leaves nothing where no mask of its own reads."""
 
+    def _new_shared(self, parameters: Sequence[Tensor]) -> Flat:
+        """Return the backbone's parameters as they are kept."""
+        return Flat(parameters, self._rule.moments, together=self._together)
+
+    def _new_embedding(self, e: Tensor) -> Flat:
+        """Return an embedding as it is kept."""
+        return Flat([e], together=self._together)
+
     def _new(self, task: int) -> Record:
         """Return what is kept of a task never seen: ``e ~ N(0, 1)``, a fresh head."""
-        e = torch.randn(sum(self._backbone.units), generator=self.generator("embedding", task))
+        e = torch.zeros(whole(self._units))
+        e[: self._units] = torch.randn(self._units, generator=self.generator("embedding", task))
         shape = (self._spec.output_size, self._backbone.features)
         own = self._backbone.initial_own(self._device)
         head = [*own, *initial_affine(shape, self.generator("head", task), self._device)]
-        moments = self._backbone.buffers(self._device)
-        e = nn.Parameter(e.to(self._device))
-        return Record(e=e, head=head, moments=moments, mask=None, ever=None, always=None, steps=0)
+        return Record(
+            e=self._new_embedding(e.to(self._device)),
+            head=Flat(head, self._rule.moments, together=self._together),
+            moments=self._backbone.buffers(self._device),
+            mask=None,
+            ever=None,
+            always=None,
+            steps=0,
+        )
+
+    def rebuild(self) -> None:
+        """Make what is kept of the tasks, to be restored."""
+        self.tasks = {task: self._new(task) for task in self.tasks}
 
     def _close(self) -> None:
         """Let there be no open segment."""
         self.running, self.annealing, self.position = None, False, 0
-        self.snapshot, self.optimizer = None, None
+        self.snapshot = None
         self._prepare()
 
     def _visit(self, task: int) -> None:
@@ -150,7 +171,7 @@ class UnitMasked(Learner):
 
     def _used(self, masks: Sequence[Tensor]) -> Tensor:
         """Return which units any of these masks uses, ``C``, shape ``(N,)``."""
-        none = torch.zeros(sum(self._backbone.units), dtype=torch.bool, device=self._device)
+        none = torch.zeros(self._units, dtype=torch.bool, device=self._device)
         return torch.stack([none, *masks]).any(0)
 
     # Answers
@@ -163,23 +184,24 @@ class UnitMasked(Learner):
         return self._answer(x, record, self._gate(known, record))
 
     def _answer(self, x: Tensor, record: Record, gates: Tensor) -> Tensor:
-        *own, weight, bias = record["head"]
-        theta, masks = [*self.shared, *own], self._backbone.split(gates)
-        return F.linear(self._backbone.forward(x, theta, masks, buffers=record["moments"]), weight, bias)
+        *own, weight, bias = record["head"].trained
+        theta, masks = [*self.shared.trained, *own], self._backbone.split(gates)
+        h = self._backbone.forward(self._lift(x), theta, masks, buffers=record["moments"])
+        return self._drop(affine(h, weight, bias))
 
     def _learned(
-        self, x: Tensor, record: Record, gates: Tensor, shared: Sequence[Tensor]
+        self, x: Tensor, record: Record, gates: Tensor, shared: Sequence[Tensor], head: Sequence[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
         """Answer inputs of the running task to learn by, with the graph; return also its statistics after that."""
         assert self.running is not None  # for the type checker: a segment is open
-        *own, weight, bias = record["head"]
+        *own, weight, bias = head
         theta, masks, moments = [*shared, *own], self._backbone.split(gates), record["moments"]
         if self._differs:
             draws = self.generator("pass", self.running, record["steps"])
             h, moments = self._backbone.train(x, theta, draws, masks, buffers=moments)
         else:
-            h = self._backbone.forward(x, theta, masks, buffers=moments)
-        return F.linear(h, weight, bias), moments
+            h = self._backbone.forward(self._lift(x), theta, masks, buffers=moments)
+        return self._drop(affine(h, weight, bias)), moments
 
     @torch.no_grad()
     def features(self, x: Tensor, task: int | None = None) -> Tensor:
@@ -201,7 +223,7 @@ class UnitMasked(Learner):
     def features_through(self, x: Tensor, gate: Mapping[str, Tensor]) -> Tensor:
         """Return the backbone's output with a mask."""
         if not gate:
-            theta = [*self.shared, *self._backbone.initial_own(self._device)]
+            theta: list[Tensor] = [*self.shared, *self._backbone.initial_own(self._device)]
             return self._backbone.forward(x, theta, buffers=self._backbone.buffers(self._device))
         own, moments = ([part for name, part in gate.items() if name.startswith(kind)] for kind in ("own", "moment"))
         return self._backbone.forward(x, [*self.shared, *own], self._backbone.split(gate["mask"]), buffers=moments)

@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from clenv.agent import Outcome, tensors
 from clenv.agents.networks.backbone import Backbone, initial_affine
-from clenv.agents.networks.learning import Learner, Training, distance, loss_of, set_gradients
+from clenv.agents.networks.learning import Learner, Training, distance, set_gradients
 from clenv.agents.networks.units import one_pass
 from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.fields import NonNegative, Positive, Whole
+from clenv.losses import mean_loss
 from clenv.settings import StreamSpec
 
 
@@ -134,7 +135,7 @@ class CMAML(Learner):
         return F.linear(self._backbone.forward(x, theta[:-2]), theta[-2], theta[-1])
 
     def _loss(self, theta: Sequence[Tensor], batch: Minibatch) -> Tensor:
-        return loss_of(self._net(theta, batch.x)[:, : batch.outputs], batch.y)
+        return mean_loss(self._net(theta, batch.x)[:, : batch.outputs], batch.y)
 
     @torch.no_grad()
     def predict(self, x: Tensor, task: int | None = None) -> Tensor:

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clenv.agents.networks.learning import loss_of
 from clenv.agents.networks.stack import Layer, Stack
 from clenv.arithmetic import square_root
 from clenv.layers import note
+from clenv.losses import mean_loss
 
 Phi = dict[str, Tensor]
 Theta = tuple[Tensor, ...]
@@ -392,7 +392,7 @@ class InnerLearner(NamedTuple):
 
     def loss(self, answers: Tensor, y: Tensor, outputs: int | None = None) -> Tensor:
         """Return the mean loss of the columns that count; None: all."""
-        value: Tensor = self._each(loss_of)(answers[..., :outputs], y)
+        value: Tensor = self._each(mean_loss)(answers[..., :outputs], y)
         return value
 
     def step(

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -35,6 +36,14 @@ class Backbone(ABC):
     @property
     def differs(self) -> bool:
         """Whether it learns by another pass than it answers by: by dropout, or by the statistics of a minibatch."""
+        return False
+
+    @property
+    def stacks(self) -> bool:
+        """Whether parameters, inputs and features may have a leading dimension over networks.
+
+        Each network then has the bits that it has by itself.
+        """
         return False
 
     @property
@@ -82,6 +91,19 @@ class Backbone(ABC):
         """
         del generator
         return self.forward(x, theta, buffers=buffers), list(buffers)
+
+
+def affine(h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return ``h W^T + b``.
+
+    Args:
+        h: Shape ``(n, inputs)``; of S networks ``(S, n, inputs)``.
+        weight: Shape ``(outputs, inputs)``, or ``(S, outputs, inputs)``.
+        bias: Shape ``(outputs,)``, or ``(S, outputs)``; None: there is none.
+    """
+    if weight.dim() == 2:
+        return F.linear(h, weight, bias)
+    return torch.bmm(h, weight.mT) if bias is None else torch.baddbmm(bias[:, None], h, weight.mT)
 
 
 def initial_affine(

@@ -5,31 +5,43 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 import torch
-import torch.nn.functional as F
 from annotated_types import Ge, Lt
 from torch import Tensor, nn
 
 from clenv.agent import Agent, Outcome
 from clenv.errors import CapabilityError, SettingsError
 from clenv.fields import NonNegative, Positive
+from clenv.losses import mean_loss
 
 from .architecture import Architecture
 from .optimizers import adam, sgd
+from .rules import Adam, Descent, Rule
 
 
 class Learner(Agent):
     """An agent that learns by gradients.
 
-    A subclass says how to make ready for a task (`enter`), how to answer with a graph (`forward`), and what to do with
-    a loss (`learn`). Without delay of labels the loss scored by the world carries the graph of `forward`, so that a
-    step costs one forward pass; with delay, or where the network learns by another pass than it answers by, `forward`
-    runs again when the targets arrive, and `step` only predicts.
+    A subclass says how to make ready for a task (`enter`), how to answer with a graph (`forward`), what to do with
+    a loss (`learn`), and what comes before and after that (`prepare`, `conclude`). Without delay of labels the loss
+    scored by the world carries the graph of `forward`, so that a step costs one forward pass; with delay, or where the
+    network learns by another pass than it answers by, `forward` runs again when the targets arrive, and `step` only
+    predicts.
+
+    In a herd (see `clenv.agents.networks.herd`) `forward` and `learn` work on the parameters of all its members at
+    once, which have a leading dimension; everything else is done by each member for itself.
     """
 
     _differs: bool = False  # whether `forward` answers otherwise than `predict`: by dropout, say
+    _together: bool = False  # whether parameters have a leading dimension over networks, be it of one
+    _many: bool = False  # whether this one stands for all members of a herd
+
+    @property
+    def declares_herds(self) -> bool:
+        """Whether its class, not one that it is derived from, says that several can be trained together."""
+        return bool(vars(type(self)).get("herds", False))
 
     @abstractmethod
     def enter(self, task: int | None) -> None:
@@ -53,24 +65,35 @@ class Learner(Agent):
 
     def observe(self, outcome: Outcome) -> Mapping[str, float] | None:
         """Learn from revealed targets."""
-        return self.learn(self.with_graph(outcome))
+        if self.prepare(outcome):
+            outcome = outcome._replace(loss=outcome.loss.detach())
+        figures = self.learn(self.with_graph(outcome))
+        return self.conclude(outcome) or figures
+
+    def prepare(self, outcome: Outcome) -> bool:
+        """Do what is due before a minibatch is learned from; return whether `forward` must then run again."""
+        del outcome
+        return False
+
+    def conclude(self, outcome: Outcome) -> Mapping[str, float] | None:
+        """Do what is due once a minibatch was learned from; may return figures to log."""
+        del outcome
+        return None
 
     def with_graph(self, outcome: Outcome) -> Tensor:
         """Return the loss of a minibatch with the graph of `forward`: the scored one, or that of another pass."""
         if outcome.loss.requires_grad:  # `step` entered the task and left its graph
             return outcome.loss
         self.enter(outcome.task)
-        return loss_of(self.forward(outcome.x)[:, : outcome.outputs], outcome.y)
+        return mean_loss(self.forward(outcome.x)[:, : outcome.outputs], outcome.y)
 
+    def _lift(self, x: Tensor) -> Tensor:
+        """Return inputs with the leading dimension that parameters have."""
+        return x[None] if self._together and not self._many else x
 
-def loss_of(outputs: Tensor, y: Tensor) -> Tensor:
-    """Return the mean loss of answers: cross-entropy for class labels, mean squared error for numbers.
-
-    Args:
-        outputs: Answers, the columns that count, shape ``(n, outputs)``.
-        y: int64 ``(n,)``, or float ``(n, outputs)``.
-    """
-    return F.mse_loss(outputs, y) if y.is_floating_point() else F.cross_entropy(outputs, y)
+    def _drop(self, answers: Tensor) -> Tensor:
+        """Return answers without it, if it is none of many."""
+        return answers[0] if self._together and not self._many else answers
 
 
 @dataclass(frozen=True)
@@ -91,6 +114,12 @@ class Training(Architecture):
         super().__post_init__()
         if self.momentum and self.optimizer == "adam":
             raise SettingsError(f"momentum={self.momentum!r} is for optimizer='sgd', but optimizer='adam'")
+
+    def rule(self) -> Rule:
+        """Return the optimiser of flat parameters."""
+        if self.optimizer == "adam":
+            return Adam(self.learning_rate, self.weight_decay)
+        return Descent(self.learning_rate, self.momentum, self.weight_decay)
 
     def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Return a fresh optimiser over parameters, in one group."""
@@ -126,40 +155,3 @@ def set_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor
     """Hand gradients to an optimiser; fused ones read them in memory order, so that views are copied."""
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient.contiguous()
-
-
-class Protection(Protocol):
-    """Limits what a step of an optimiser changes."""
-
-    def mask(self, gradients: list[Tensor]) -> None:
-        """Change the gradients, in place, before the step."""
-
-    def restore(self) -> None:
-        """Change the parameters after the step."""
-
-
-class WriteProtection:
-    """Keeps chosen entries of parameters as they are, whatever optimiser steps.
-
-    Masking gradients alone does not: momentum and weight decay move entries whose gradient is zero. So the protected
-    entries are put back after each step, bit for bit; the gradients are masked as well, for the optimiser's moments
-    and for gradient clipping.
-
-    Args:
-        parameters: What an optimiser will change.
-        protected: For each parameter, True where it must not change.
-    """
-
-    def __init__(self, parameters: Sequence[nn.Parameter], protected: Sequence[Tensor]) -> None:
-        self._parameters, self._protected = list(parameters), list(protected)
-        self._kept = [parameter.detach().clone() for parameter in parameters]
-        self._factors = [(~flags).to(kept.dtype) for flags, kept in zip(protected, self._kept, strict=True)]
-
-    def mask(self, gradients: list[Tensor]) -> None:
-        """Set the gradients of protected entries to zero, in place; the parameters' come first in the list."""
-        torch._foreach_mul_(gradients[: len(self._factors)], self._factors)
-
-    def restore(self) -> None:
-        """Put the protected entries back; call it after each step of the optimiser, under `torch.no_grad`."""
-        for parameter, kept, flags in zip(self._parameters, self._kept, self._protected, strict=True):
-            torch.where(flags, kept, parameter, out=parameter)

@@ -15,8 +15,10 @@ _GROUPS = 8  # at most: as many as divide the channels
 
 
 def over_positions(values: Tensor, z: Tensor) -> Tensor:
-    """Return a number a unit, shape ``(..., units)``, so that it meets every position of ``z``."""
-    return values if z.dim() == 2 else values[..., None, None]
+    """Return a number a unit, shape ``(..., units)``, so that it meets every position, or example, of ``z``."""
+    if z.dim() == 4:
+        return values[..., None, None]
+    return values[:, None] if z.dim() == 3 and values.dim() == 2 else values  # of S networks, (S, n, units)
 
 
 def by_batch(z: Tensor, scale: Tensor, shift: Tensor, moments: Sequence[Tensor], *, learns: bool) -> Tensor:

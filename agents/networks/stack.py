@@ -14,7 +14,7 @@ from torch import Tensor
 from clenv.errors import SettingsError
 from clenv.layers import note
 
-from .backbone import Backbone
+from .backbone import Backbone, affine
 from .layered import Layered
 from .normalising import Normalise, over_positions
 from .units import Role, one_pass, units_of
@@ -30,6 +30,7 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "none": lambda z: z,
 }
 """The nonlinearities by name."""
+_UNEVEN = ("sigmoid", "elu")  # computed otherwise where no whole vector of the processor is left
 MaskAt = Literal["before", "after"]
 
 
@@ -66,7 +67,7 @@ class Layer:
         """Return the pre-activations of inputs; they are flattened before a dense layer."""
         if self.kind == "conv":
             return F.conv2d(h, weight, bias, padding=self.padding)
-        return F.linear(h if h.dim() == 2 else h.flatten(1), weight, bias)
+        return affine(h if h.dim() == weight.dim() else h.flatten(weight.dim() - 1), weight, bias)
 
     def size(self, side: int) -> int:
         """Return height or width of the output of a convolution for that of its input."""
@@ -109,6 +110,15 @@ class Stack(Layered):
     def differs(self) -> bool:
         """Whether it learns by another pass than it answers by."""
         return self.by_batch or (self.dropout > 0 and bool(self.layers))
+
+    @cached_property
+    def stacks(self) -> bool:
+        """Whether there may be a leading dimension over networks: with dense layers alone, and plain ones.
+
+        A nonlinearity that rounds otherwise at the end of a row than within it would tell networks apart.
+        """
+        dense = self.layers and all(layer.kind == "dense" for layer in self.layers)
+        return bool(dense) and self.normalise == "none" and not self.dropout and self.activation not in _UNEVEN
 
     @cached_property
     def _plain(self) -> list[tuple[Layer, int, int | None]]:
@@ -168,8 +178,8 @@ class Stack(Layered):
             if generator is not None and self.dropout:
                 kept = torch.rand(h.shape, generator=generator).to(h.device) >= self.dropout
                 h = h * kept / (1 - self.dropout)
-            note(h, "layer", number + 1)
-        return h if h.dim() == 2 else h.flatten(1)
+            note(h[0] if h.dim() == 3 else h, "layer", number + 1)
+        return h if self.layers and self.layers[-1].kind == "dense" else h.flatten(1)
 
     def activate(self, layer: Layer, z: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return a layer's output for its pre-activations, masked if a mask is given."""

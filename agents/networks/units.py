@@ -80,8 +80,8 @@ class Units(Backbone):
         """Return features to learn by, and what is then kept beside the parameters; see `Backbone.train`."""
 
     def split(self, values: Tensor) -> tuple[Tensor, ...]:
-        """Cut one vector over all units, shape ``(sum of n_l,)``, into one a group (views)."""
-        return values.split_with_sizes(self.units)
+        """Cut vectors over all units, shape ``(..., sum of n_l)``, into one a group (views)."""
+        return values.split_with_sizes(self.units, -1)
 
     def support(self, unit_values: Sequence[Tensor]) -> list[Tensor]:
         """Return, for every parameter, the smaller of the values of the units that it connects.

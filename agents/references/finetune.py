@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from clenv.agents.networks.backbone import Backbone, initial_affine
-from clenv.agents.networks.learning import Learner, Training, set_gradients
+from clenv.agents.networks.backbone import Backbone, affine, initial_affine
+from clenv.agents.networks.flat import Flat, differentiate
+from clenv.agents.networks.learning import Learner, Training
+from clenv.agents.networks.rules import Rule
 from clenv.errors import CapabilityError, SettingsError
 from clenv.rng import torch_generator
 from clenv.settings import StreamSpec
@@ -32,16 +33,17 @@ class Finetune(Learner):
         heads: Parameters of each head, by task, by 0 if there is one head for all: its own part of the backbone, if
             there is such, then weight and bias.
         slot: The head in use; None before the first step.
-        optimizer: Over the backbone and the head in use.
-        parked: The optimiser's state of each head that is not in use.
     """
 
     @dataclass(frozen=True)
     class Hyperparameters(Training):
         """Of `Finetune`."""
 
+    herds = True
     heads_apart: ClassVar[bool] = True
     """Whether all inputs of a pass go through one head, so that the backbone may be another for each."""
+    beside: ClassVar[tuple[str, ...]] = ()
+    """Vectors kept beside the parameters, but for the optimiser's (see `Flat`)."""
 
     def __init__(
         self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
@@ -60,24 +62,25 @@ class Finetune(Learner):
                 f"normalise='independent' gives each task its own, but {type(self).__name__} has one head for all "
                 "here: expected paradigm='task' and task_labels='given'"
             )
+        self._together = self.declares_herds and self._backbone.stacks
+        self._rule: Rule = self._hyper.rule()
         self.restart_backbone()
-        self.heads: dict[int, list[nn.Parameter]] = {}
-        self.parked: dict[int, list[dict[str, Any]]] = {}
+        self.heads: dict[int, Flat] = {}
         self.slot: int | None = None
-        self.optimizer: torch.optim.Optimizer | None = None
-        self._trained: list[nn.Parameter] = []
+
+    def flat(self, parameters: Sequence[Tensor]) -> Flat:
+        """Return parameters as they are kept."""
+        return Flat(parameters, (*self._rule.moments, *self.beside), together=self._together)
 
     def restart_backbone(self) -> None:
-        """Let the backbone be as at the begin."""
-        self.shared = self._backbone.initial(self.generator("init"), self._device)
+        """Let the backbone, and the optimiser's part of it, be as at the begin."""
+        self.shared = self.flat(self._backbone.initial(self.generator("init"), self._device))
         self.buffers = {} if self._backbone.separate else {ALL: self._backbone.buffers(self._device)}
         self.passes = 0
 
     def rebuild(self) -> None:
-        """Make the optimiser anew, over restored parameters."""
-        if self.slot is not None:
-            self._trained = [*self.shared, *self.heads[self.slot]]
-            self.optimizer = self._hyper.make_optimizer(self._trained)
+        """Make the heads, to be restored."""
+        self.heads = {slot: self._new_head(slot) for slot in self.heads}
 
     def generator(self, *purpose: int | str) -> torch.Generator:
         """Return a generator for a purpose; in subclasses that of `Finetune`, so that all start from one network."""
@@ -86,17 +89,14 @@ class Finetune(Learner):
     def _slot(self, task: int | None) -> int:
         return task if task is not None and self._head_per_task else 0
 
-    def _head(self, slot: int) -> list[nn.Parameter]:
-        """Return a head; one that does not exist yet is made, but not kept."""
-        if slot in self.heads:
-            return self.heads[slot]
+    def _new_head(self, slot: int) -> Flat:
         shape = (self._spec.output_size, self._backbone.features)
         own = self._backbone.initial_own(self._device)
-        return [*own, *initial_affine(shape, self.generator("head", slot), self._device)]
+        return self.flat([*own, *initial_affine(shape, self.generator("head", slot), self._device)])
 
-    def _theta(self, slot: int) -> list[nn.Parameter]:
-        """Return the parameters of the backbone as it is for a head."""
-        return [*self.shared, *self._head(slot)[:-2]] if self._backbone.separate else self.shared
+    def _head(self, slot: int) -> Flat:
+        """Return a head; one that does not exist yet is made, but not kept."""
+        return self.heads[slot] if slot in self.heads else self._new_head(slot)
 
     def buffers_of(self, slot: int) -> list[Tensor]:
         """Return what the backbone keeps beside its parameters for a head."""
@@ -105,11 +105,10 @@ class Finetune(Learner):
         return self._backbone.buffers(self._device)
 
     def drop_head(self, slot: int) -> int:
-        """Forget a head, with the optimiser's state of it, and return its bytes; if it is in use, the optimiser too."""
+        """Forget a head, with the optimiser's state of it, and return its bytes."""
         dropped: list[Tensor] = [*self.heads.pop(slot, ()), *self.buffers.pop(slot, ())]
-        self.parked.pop(slot, None)
         if slot == self.slot:
-            self.slot, self.optimizer = None, None
+            self.slot = None
         return sum(tensor.numel() * tensor.element_size() for tensor in dropped)
 
     # Answers
@@ -117,52 +116,57 @@ class Finetune(Learner):
     @torch.no_grad()
     def predict(self, x: Tensor, task: int | None = None) -> Tensor:
         """Answer inputs; a task never seen through a fresh head."""
-        return F.linear(self.features(x, task), *self._head(self._slot(task))[-2:])
+        head = self._head(self._slot(task))
+        h = self._features(x, ALL if task is None else self._slot(task), head)
+        return self._drop(affine(h, *head.trained[-2:]))
 
     @torch.no_grad()
     def features(self, x: Tensor, task: int | None = None) -> Tensor:
         """Return the backbone's output, the same for every task but for a normalisation of its own."""
         slot = ALL if task is None else self._slot(task)
-        return self._backbone.forward(x, self._theta(slot), buffers=self.buffers_of(slot))
+        return self._drop(self._features(x, slot, self._head(slot) if self._backbone.separate else None))
+
+    def _features(self, x: Tensor, slot: int, head: Flat | None) -> Tensor:
+        return self._backbone.forward(self._lift(x), self._theta(head), buffers=self.buffers_of(slot))
+
+    def _theta(self, head: Flat | None) -> list[Tensor]:
+        """Return the parameters of the backbone as it is for a head."""
+        if head is None or not self._backbone.separate:
+            return self.shared.trained
+        return [*self.shared.trained, *head.trained[:-2]]
 
     # Learning
 
     def enter(self, task: int | None) -> None:
-        """Put the head of this task in the place of the one in use, and the optimiser's state with it."""
-        slot = self._slot(task)
-        if slot == self.slot:
-            return
-        self.heads[slot] = self._head(slot)
-        if self.optimizer is None or self.slot is None:
-            self.slot = slot
-            self.rebuild()
-            return
-        state = self.optimizer.state
-        self.parked[self.slot] = [dict(state.pop(parameter, {})) for parameter in self.heads[self.slot]]
-        self.slot = slot
-        self._trained = [*self.shared, *self.heads[slot]]
-        self.optimizer.param_groups[0]["params"] = self._trained
-        for parameter, parked in zip(self.heads[slot], self.parked.pop(slot, ()), strict=False):
-            state[parameter] = parked
+        """Put the head of this task in the place of the one in use."""
+        self.slot = self._slot(task)
+        if self.slot not in self.heads:
+            self.heads[self.slot] = self._new_head(self.slot)
+
+    def trained(self) -> list[Flat]:
+        """Return what a step trains: the backbone and the head in use."""
+        assert self.slot is not None  # for the type checker: `enter` came before
+        return [self.shared, self.heads[self.slot]]
 
     def hidden(self, x: Tensor, slot: int) -> Tensor:
         """Return features of inputs to learn by, with the graph; what the backbone keeps moves on."""
         if not self._differs:
-            return self._backbone.forward(x, self.shared, buffers=self.buffers_of(slot))
+            return self._backbone.forward(x, self.shared.trained, buffers=self.buffers_of(slot))
         draws = self.generator("pass", self.passes)
         place = slot if self._backbone.separate else ALL
-        h, self.buffers[place] = self._backbone.train(x, self._theta(slot), draws, buffers=self.buffers_of(slot))
+        theta = self._theta(self.heads[slot])
+        h, self.buffers[place] = self._backbone.train(x, theta, draws, buffers=self.buffers_of(slot))
         self.passes += 1
         return h
 
     def forward(self, x: Tensor) -> Tensor:
         """Answer inputs through the head in use."""
         assert self.slot is not None  # for the type checker: `enter` came before
-        return F.linear(self.hidden(x, self.slot), *self.heads[self.slot][-2:])
+        return self._drop(affine(self.hidden(self._lift(x), self.slot), *self.heads[self.slot].trained[-2:]))
 
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
         """Take one step of the optimiser."""
-        assert self.optimizer is not None  # for the type checker: `enter` came before
-        set_gradients(self._trained, torch.autograd.grad(loss, self._trained))
-        self.optimizer.step()
+        parts = self.trained()
+        differentiate(loss, parts)
+        self._rule.step(parts)
         return None

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from clenv.agent import Outcome
 from clenv.agents.regularisation.consolidating import Consolidating, Consolidation
@@ -30,6 +29,7 @@ class FromScratch(Consolidating):
     class Hyperparameters(Consolidation):
         """Of `FromScratch`."""
 
+    herds = True
     shortest_segment = 1
     unlearning = Exactness.EXACT
 
@@ -40,17 +40,17 @@ class FromScratch(Consolidating):
         self.since: int | None = None
         self.latest: int | None = None
 
-    def with_graph(self, outcome: Outcome) -> Tensor:
-        """Take note of the step, and return its loss with the graph."""
+    def prepare(self, outcome: Outcome) -> bool:
+        """Take note of the step."""
+        again = super().prepare(outcome)
         self.since = outcome.step if self.since is None else self.since
         self.latest = outcome.step
-        return super().with_graph(outcome)
+        return again
 
     def consolidate(self) -> None:
         """Start anew."""
         self.restart_backbone()
-        self.heads, self.parked = {}, {}
-        self.slot, self.optimizer = None, None
+        self.heads, self.slot = {}, None
         self.since = self.latest = None
 
     def unlearn(self, request: UnlearnRequest) -> Receipt:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clenv.agent import Outcome
-from clenv.agents.networks.learning import set_gradients
+from clenv.agents.networks.flat import Flat, differentiate
 from clenv.fields import Count, NonNegative
 from clenv.settings import StreamSpec
 
@@ -21,13 +21,8 @@ HIDDEN = -1
 """Stands for a task that is not told."""
 BACKBONE = -1
 """The part that all tasks share; the other parts are heads, by slot."""
-Parts = dict[int, list[Tensor]]
-"""One tensor a parameter, by part."""
-
-
-def plus(one: Iterable[Tensor], other: Iterable[Tensor]) -> list[Tensor]:
-    """Return the sums of two lists of tensors."""
-    return [a + b for a, b in zip(one, other, strict=True)]
+Parts = dict[int, Tensor]
+"""One vector (see `Flat`), shape ``(1, P)``, by part."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +40,7 @@ class Anchored(Consolidating):
     backbone, once a segment with its task has ended; the other heads do not move.
 
     Attributes:
-        omega: Importance of every weight, by part; parts that nothing holds yet are absent.
-        anchor: Where it is pulled to, by part.
+        held: Parts that are held; importance and anchor stand beside their parameters.
     """
 
     @dataclass(frozen=True)
@@ -55,39 +49,58 @@ class Anchored(Consolidating):
 
     factor: ClassVar[float] = 1.0
     """2 for methods whose penalty is printed without the half."""
+    beside: ClassVar[tuple[str, ...]] = ("importance", "anchor")
 
     def __init__(
         self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
     ) -> None:
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
-        self.omega: Parts = {}
-        self.anchor: Parts = {}
+        self.held: list[int] = []
 
-    def parameters(self, part: int) -> list[nn.Parameter]:
-        """Return the parameters of a part."""
-        return self.shared if part == BACKBONE else self.heads[part]
+    @property
+    def omega(self) -> dict[int, list[Tensor]]:
+        """Importance of every weight, by part, as views."""
+        return {part: self.part(part).views("importance") for part in self.held}
+
+    @property
+    def anchor(self) -> dict[int, list[Tensor]]:
+        """Where every weight is pulled to, by part, as views."""
+        return {part: self.part(part).views("anchor") for part in self.held}
+
+    def part(self, number: int) -> Flat:
+        """Return a part."""
+        return self.shared if number == BACKBONE else self.heads[number]
+
+    def drop_head(self, slot: int) -> int:
+        """Forget a head, and what holds it."""
+        self.held = [part for part in self.held if part != slot]
+        return super().drop_head(slot)
 
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
         """Take one step of the optimiser on the loss and the penalty."""
-        assert self.optimizer is not None  # for the type checker: `enter` came before
-        gradients = list(torch.autograd.grad(loss, self._trained))
-        self.pull(gradients)
-        set_gradients(self._trained, gradients)
-        self.optimizer.step()
+        parts = self.trained()
+        differentiate(loss, parts)
+        self.pull(parts)
+        self._rule.step(parts)
         return None
 
     @torch.no_grad()
-    def pull(self, gradients: list[Tensor]) -> None:
-        """Add the gradient of the penalty, in place, to those of the backbone and the head in use."""
+    def pull(self, parts: Sequence[Flat]) -> None:
+        """Add the gradient of the penalty to that of these parts."""
         strength = self.factor * self._hyper.strength
-        held = [part for part in (BACKBONE, self.slot) if part in self.omega]
-        if not strength or not held:
-            return
-        omega = [values for part in held for values in self.omega[part]]
-        anchor = [values for part in held for values in self.anchor[part]]
-        # One parameter after the other, whose values are then still in the cache.
-        for gradient, weight, parameter, there in zip(gradients, omega, self._trained, anchor, strict=False):
-            gradient.addcmul_(weight, parameter - there, value=strength)
+        if strength and self.held:
+            for part in parts:
+                away = part.values - part.vectors["anchor"]
+                part.gradient.addcmul_(part.vectors["importance"], away, value=strength)
+
+    @torch.no_grad()
+    def hold(self, omega: Parts, anchor: Parts) -> None:
+        """Let parts be held, with this importance and there, and no others."""
+        for number in {*self.held, *omega}:
+            for name, held in (("importance", omega), ("anchor", anchor)):
+                vector = self.part(number).vectors[name]
+                vector.copy_(held[number]) if number in held else vector.zero_()
+        self.held = list(omega)
 
 
 @dataclass(frozen=True)
@@ -119,8 +132,9 @@ class Estimating(Anchored):
         self.kept: list[tuple[int, int, int, Tensor, Tensor]] = []
         self.stride = 1
 
-    def with_graph(self, outcome: Outcome) -> Tensor:
-        """Keep the minibatch, if it is its turn, and return its loss with the graph."""
+    def prepare(self, outcome: Outcome) -> bool:
+        """Keep the minibatch, if it is its turn."""
+        again = super().prepare(outcome)
         examples = self._hyper.examples
         most = None if examples is None else max(2, examples // len(outcome.x))
         if self.segments.position % self.stride == 0 and len(self.kept) == most:
@@ -129,7 +143,7 @@ class Estimating(Anchored):
             # Copies: what the world hands out are views of many minibatches together.
             slot, task = self._slot(outcome.task), HIDDEN if outcome.task is None else outcome.task
             self.kept.append((slot, task, outcome.outputs, outcome.x.clone(), outcome.y.clone()))
-        return super().with_graph(outcome)
+        return again
 
     def estimate(self, measure: Measure, by: Literal["slot", "task"] = "slot") -> dict[int, Parts]:
         """Return the mean importance over the kept examples, by part, and let the examples go.
@@ -157,7 +171,8 @@ class Estimating(Anchored):
             count = len(self.shared)
             for part, values in ((BACKBONE, means[:count]), (slot, means[count:])):
                 if values:  # a linear model has no backbone
-                    parts[part] = plus(parts[part], values) if part in parts else values
+                    vector = self.part(part).join(values)
+                    parts[part] = parts[part] + vector if part in parts else vector
         return found
 
     @torch.no_grad()
@@ -166,13 +181,9 @@ class Estimating(Anchored):
 
         A part that was not held before takes the estimate as it is.
         """
-        before = set(self.omega)
-        for values in self.omega.values():
-            torch._foreach_mul_(values, old)
+        omega = {part: self.part(part).vectors["importance"] * old for part in self.held}
         for parts in self.estimate(measure).values():
             for part, values in parts.items():
-                if part in self.omega:
-                    torch._foreach_add_(self.omega[part], values, alpha=new if part in before else 1.0)
-                else:
-                    self.omega[part] = values
-        self.anchor = {part: [p.detach().clone() for p in self.parameters(part)] for part in self.omega}
+                known = part in omega
+                omega[part] = omega[part].add(values, alpha=new if part in self.held else 1.0) if known else values
+        self.hold(omega, {part: self.part(part).values for part in omega})

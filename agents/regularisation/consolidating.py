@@ -60,13 +60,16 @@ class Consolidating(Finetune):
     def consolidate(self) -> None:
         """A segment has ended; the next minibatch that is learned from belongs to another."""
 
-    def observe(self, outcome: Outcome) -> Mapping[str, float] | None:
-        """Learn from revealed targets, and consolidate where a segment ends."""
-        if self.segments.end_before(outcome.step, outcome.loss):
+    def prepare(self, outcome: Outcome) -> bool:
+        """Consolidate, if a segment ended before this minibatch; other parameters may then be to answer."""
+        ended = self.segments.end_before(outcome.step, outcome.loss)
+        if ended:
             self.consolidate()
-            # Other parameters may be in the place of those that answered: `forward` runs again.
-            outcome = outcome._replace(loss=outcome.loss.detach())
-        figures = super().observe(outcome)
+        return super().prepare(outcome) or ended
+
+    def conclude(self, outcome: Outcome) -> Mapping[str, float] | None:
+        """Consolidate, if a segment ends with this minibatch."""
+        figures = super().conclude(outcome)
         if self.segments.end_after(outcome.step):
             self.consolidate()
         return figures

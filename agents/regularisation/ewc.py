@@ -22,7 +22,7 @@ from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.fields import Fraction, NonNegative
 from clenv.settings import StreamSpec
 
-from .anchoring import HIDDEN, Estimating, Estimation, Parts, plus
+from .anchoring import HIDDEN, Estimating, Estimation, Parts
 from .importance import Measure
 
 
@@ -63,18 +63,17 @@ def add(omega: Parts, anchor: Parts, more: Parts, there: Parts) -> None:
     """Add a second pull to a first one: ``A (theta - m)^2`` with the sum of both and the mean, weighted by them.
 
     Args:
-        omega: ``A_1``, by part; changed in place.
-        anchor: ``m_1``, by part; changed in place.
+        omega: ``A_1``, by part; replaced.
+        anchor: ``m_1``, by part; replaced.
         more: ``A_2``, by part.
         there: ``m_2``, by part.
     """
     for part, added in more.items():
         if part not in omega:
-            omega[part], anchor[part] = list(added), list(there[part])
+            omega[part], anchor[part] = added, there[part]
             continue
-        omega[part] = plus(omega[part], added)
-        shares = [torch.where(a > 0, b / a, 1.0) for a, b in zip(omega[part], added, strict=True)]
-        anchor[part] = [torch.lerp(*each) for each in zip(anchor[part], there[part], shares, strict=True)]
+        omega[part] = omega[part] + added
+        anchor[part] = torch.lerp(anchor[part], there[part], torch.where(omega[part] > 0, added / omega[part], 1.0))
 
 
 class OnlineEWC(Estimating):
@@ -82,6 +81,8 @@ class OnlineEWC(Estimating):
 
     Nothing that belongs to one task can be told apart afterwards, so that requests are refused.
     """
+
+    herds = True
 
     @dataclass(frozen=True)
     class Hyperparameters(Fisher):
@@ -122,6 +123,7 @@ class EWC(Estimating):
         """``lambda``; it has no universal scale: try powers of ten. Where tasks return a strong pull holds each task to
         its last visit, however long ago."""
 
+    herds = True
     unlearning = Exactness.INTERFACE
     commutes = True
 
@@ -135,7 +137,7 @@ class EWC(Estimating):
     def consolidate(self) -> None:
         """Take the segment's summand of each task that it held in the place of the task's last one."""
         for task, fisher in self.estimate(_FISHER[self._hyper.fisher], by="task").items():
-            here: Parts = {part: [p.detach().clone() for p in self.parameters(part)] for part in fisher}
+            here: Parts = {part: self.part(part).values.clone() for part in fisher}
             if task == HIDDEN and HIDDEN in self.summands:
                 omega, anchor = self.summands[HIDDEN]
                 add(omega, anchor, fisher, here)
@@ -145,9 +147,11 @@ class EWC(Estimating):
 
     def _sum(self) -> None:
         """Let the penalty be the sum of all summands."""
-        self.omega, self.anchor = {}, {}
+        omega: Parts = {}
+        anchor: Parts = {}
         for _, (fisher, there) in sorted(self.summands.items()):
-            add(self.omega, self.anchor, fisher, there)
+            add(omega, anchor, fisher, there)
+        self.hold(omega, anchor)
 
     def unlearn(self, request: UnlearnRequest) -> Receipt:
         """Drop the heads of the tasks and all that protects the tasks; refuse if there is one head for all."""

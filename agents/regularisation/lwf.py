@@ -20,7 +20,7 @@ from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.fields import NonNegative, Positive
 from clenv.settings import StreamSpec
 
-from .anchoring import BACKBONE, Parts
+from .anchoring import BACKBONE
 from .consolidating import Consolidating, Consolidation
 
 _BUFFERS = -2  # the part of a teacher that is what its backbone keeps beside its parameters
@@ -60,13 +60,13 @@ class LwF(Rehearsing, Consolidating):
     ) -> None:
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
         self.seen: dict[int, Tensor] = {}
-        self.teacher: Parts = {}
+        self.teacher: dict[int, list[Tensor]] = {}
         self.known: dict[int, Tensor] = {}
         self._known: Tensor | None = None  # `known` of all heads together; None: all columns
         self._h = self._outputs = torch.empty(0)  # features and answers of the running minibatch, with their graph
 
     def rebuild(self) -> None:
-        """Make the optimiser anew, over restored parameters."""
+        """Make the heads, to be restored."""
         super().rebuild()
         self._know()
 

@@ -44,6 +44,7 @@ class MAS(Estimating):
         """``alpha`` in [0, 1): the importance becomes ``alpha`` times what it was plus ``1 - alpha`` times the
         segment's; None: the sum of all segments'."""
 
+    herds = True
     factor = 2.0
 
     def consolidate(self) -> None:

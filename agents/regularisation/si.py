@@ -5,18 +5,16 @@ F. Zenke, B. Poole, S. Ganguli, *Continual Learning Through Synaptic Intelligenc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from clenv.agents.networks.learning import set_gradients
+from clenv.agents.networks.flat import Flat, differentiate
 from clenv.fields import NonNegative, Positive
-from clenv.settings import StreamSpec
 
-from .anchoring import BACKBONE, Anchored, Anchoring, Parts, plus
+from .anchoring import BACKBONE, Anchored, Anchoring
 
 
 class SI(Anchored):
@@ -28,9 +26,7 @@ class SI(Anchored):
 
     Nothing that belongs to one task can be told apart afterwards, so that requests are refused.
 
-    Attributes:
-        path: ``w``, by part.
-        anchor: ``theta*``, by part: where the last segment ended, or the start.
+    Beside the parameters stand the ``path``, ``w``, and as their ``anchor`` where the last segment ended, or the start.
     """
 
     @dataclass(frozen=True)
@@ -42,50 +38,35 @@ class SI(Anchored):
         xi: Positive = 0.1
         """Damping of the division by the squared distance; it sets the scale of the importance."""
 
+    herds = True
     factor = 2.0
+    beside = ("importance", "anchor", "path")
 
-    def __init__(
-        self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
-    ) -> None:
-        super().__init__(spec, seed=seed, device=device, **hyperparameters)
-        self.path: Parts = {}
-        self._begin(BACKBONE)
+    def flat(self, parameters: Sequence[Tensor]) -> Flat:
+        """Return parameters as they are kept; their path begins here."""
+        made = super().flat(parameters)
+        made.vectors["anchor"].copy_(made.values)
+        return made
 
-    def _begin(self, part: int) -> None:
-        """Begin the path of a part, where it is now."""
-        self.anchor[part] = [p.detach().clone() for p in self.parameters(part)]
-        self.path[part] = [torch.zeros_like(p) for p in self.anchor[part]]
-
-    def enter(self, task: int | None) -> None:
-        """Begin the path of a head that is new."""
-        super().enter(task)
-        if self.slot is not None and self.slot not in self.path:
-            self._begin(self.slot)
-
+    @torch.no_grad()
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
         """Take one step of the optimiser, and integrate."""
-        assert self.optimizer is not None  # for the type checker: `enter` came before
-        assert self.slot is not None
-        gradients = list(torch.autograd.grad(loss, self._trained))
-        with torch.no_grad():
-            # By value: what the optimiser reads is changed by the penalty, and what it writes changes in place.
-            pulled, before = [g.clone() for g in gradients], [p.clone() for p in self._trained]
-            self.pull(pulled)
-            set_gradients(self._trained, pulled)
-            self.optimizer.step()
-            torch._foreach_sub_(before, list(self._trained))
-            torch._foreach_addcmul_([*self.path[BACKBONE], *self.path[self.slot]], gradients, before)
+        parts = self.trained()
+        differentiate(loss, parts)
+        # By value: the penalty changes the gradient, and the step the parameters, in place.
+        before = [(part.gradient.clone(), part.values.clone()) for part in parts]
+        self.pull(parts)
+        self._rule.step(parts)
+        for part, (gradient, start) in zip(parts, before, strict=True):
+            part.vectors["path"].addcmul_(gradient, start.sub_(part.values))
         return None
 
     @torch.no_grad()
     def consolidate(self) -> None:
         """Turn the path into importance, and begin another."""
-        for part, path in self.path.items():
-            now = self.parameters(part)
-            gained = [
-                w.clamp(min=0) / ((p - there) ** 2 + self._hyper.xi)
-                for w, p, there in zip(path, now, self.anchor[part], strict=True)
-            ]
-            omega = self.omega.get(part)
-            self.omega[part] = gained if omega is None else plus(omega, gained)
-            self._begin(part)
+        self.held = [*([BACKBONE] if len(self.shared) else []), *self.heads]
+        for part in map(self.part, self.held):
+            path, anchor = part.vectors["path"], part.vectors["anchor"]
+            part.vectors["importance"] += path.clamp(min=0) / ((part.values - anchor) ** 2 + self._hyper.xi)
+            anchor.copy_(part.values)
+            path.zero_()

@@ -17,21 +17,15 @@ from .gem import Episodic
 from .memory import Memory, Reservoir
 
 
-def unopposed(g: list[Tensor], r: list[Tensor]) -> bool:
-    """Let ``g`` be ``g - (g^T r / r^T r) r`` if ``g^T r < 0`` (eq. 11), in place; return whether it was.
+def unopposed(g: Tensor, r: Tensor) -> Tensor:
+    """Return ``g - (g^T r / r^T r) r`` if ``g^T r < 0`` (eq. 11), else ``g`` itself.
 
     Args:
-        g: A gradient, one tensor a parameter.
-        r: The other one, of the same shapes.
+        g: A gradient, shape ``(p,)``.
+        r: The other one, likewise.
     """
-    product = _dot(g, r)
-    if product < 0:
-        torch._foreach_add_(g, r, alpha=-product / _dot(r, r))
-    return product < 0
-
-
-def _dot(one: list[Tensor], other: list[Tensor]) -> float:
-    return torch.stack([torch.dot(a.flatten(), b.flatten()) for a, b in zip(one, other, strict=True)]).sum().item()
+    product = torch.dot(g, r)
+    return g - product / torch.dot(r, r) * r if product < 0 else g
 
 
 class AGEM(Episodic):
@@ -63,9 +57,12 @@ class AGEM(Episodic):
         if not self.buffer.size:
             return super().learn(loss)
         rows = self.draw(self.buffer)
-        mine = self.parameters((self.slot,))
-        involved = self.parameters([self.slot, *self.slots(self.buffer, rows)])
+        mine = self.parts((self.slot,))
+        involved = self.parts([self.slot, *self.slots(self.buffer, rows)])
         g = self.gradient(loss, involved)
-        changed = unopposed(g, self.gradient_on(self.buffer, rows, involved))
-        self.apply(*((involved, g) if changed else (mine, g[: len(mine)])))
+        allowed = unopposed(g, self.gradient_on(self.buffer, rows, involved))
+        if allowed is g:  # heads of other tasks have no part in it
+            self.follow(g[: sum(part.gradient.numel() for part in mine)], mine)
+        else:
+            self.follow(allowed, involved)
         return None

@@ -12,13 +12,14 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from clenv.agent import Outcome
-from clenv.agents.networks.learning import Learner, Training, loss_of, told
+from clenv.agents.networks.learning import Learner, Training, told
 from clenv.agents.references.finetune import ALL
 from clenv.events import Exactness, Permanence, Receipt, UnlearnRequest
 from clenv.fields import Count, NonNegative
+from clenv.losses import mean_loss
 from clenv.rng import key
 from clenv.settings import StreamSpec
 
@@ -105,10 +106,9 @@ class CLPUDERpp(Learner):
         side, main = self._network(*self._origin(task)), self.main
         if self._hyper.side == "scratch":
             return side
-        side.shared, side.buffers = _copies(main.shared), {ALL: [buffer.clone() for buffer in main.buffers_of(ALL)]}
+        side.shared, side.buffers = side.flat(main.shared), {ALL: [buffer.clone() for buffer in main.buffers_of(ALL)]}
         if not self._spec.head_per_task:
-            side.heads = {slot: _copies(head) for slot, head in main.heads.items()}
-        side.rebuild()
+            side.heads = {slot: side.flat(head) for slot, head in main.heads.items()}
         return side
 
     def _buffer(self, task: int) -> Reservoir:
@@ -149,7 +149,7 @@ class CLPUDERpp(Learner):
     def forward(self, x: Tensor) -> Tensor:
         """Answer inputs, and in the same pass what the main network replays."""
         self._groups = [] if self._task in self.sides else self._draw(self._task)
-        self._answers = self._together(self._knower(self._task), self._task, x, self._groups)
+        self._answers = self._in_one_pass(self._knower(self._task), self._task, x, self._groups)
         return self._answers[0]
 
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
@@ -183,7 +183,7 @@ class CLPUDERpp(Learner):
         tasks = [task, *(group.task for group in groups)]
         return tasks if self._spec.head_per_task else [0]
 
-    def _together(self, network: Rehearsing, task: int, x: Tensor, groups: Sequence[Group]) -> Sequence[Tensor]:
+    def _in_one_pass(self, network: Rehearsing, task: int, x: Tensor, groups: Sequence[Group]) -> Sequence[Tensor]:
         """Answer inputs of a task, and kept examples, in one pass."""
         if not groups:
             return (network.forward(x),)
@@ -200,7 +200,7 @@ class CLPUDERpp(Learner):
             y, z = buffer.at("y", rows), buffer.at("z", rows)[:, :width]
             y = y[:, :width] if y.is_floating_point() else y
             held = self._hyper.alpha * F.mse_loss(answer[:, :width], z)
-            total = total + (held + self._hyper.beta * loss_of(answer[:, :width], y)) / len(groups)
+            total = total + (held + self._hyper.beta * mean_loss(answer[:, :width], y)) / len(groups)
         return total
 
     # Events
@@ -214,7 +214,7 @@ class CLPUDERpp(Learner):
                 own = self._group(task, self._spec.batch_size)
                 groups = self._draw(task)
                 x = self.buffers[task].at("x", own.rows)
-                answers = self._together(self.main, task, x, groups)
+                answers = self._in_one_pass(self.main, task, x, groups)
                 loss = self._held(answers[:1], [own]) + self._held(answers[1:], groups)
                 self.main.update(loss, self._slots(task, groups))
             del self.sides[task]
@@ -238,7 +238,3 @@ class CLPUDERpp(Learner):
         freed += sum(self.buffers[task].size * self.buffers.pop(task).row_bytes for task in gone)
         level = Exactness.ISOLATED if self._spec.label_delay else Exactness.EXACT
         return Receipt(level, bytes_freed=freed, detail=f"{len(gone)} side networks and their examples dropped")
-
-
-def _copies(parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
-    return [nn.Parameter(parameter.detach().clone()) for parameter in parameters]

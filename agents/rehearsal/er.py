@@ -80,10 +80,9 @@ class ER(Replaying):
             loss = torch.lerp(loss, self.loss_on(answers, self.buffer, rows), share)
         return loss
 
-    def observe(self, outcome: Outcome) -> Mapping[str, float] | None:
-        """Learn from revealed targets; then the minibatch enters the memory."""
-        figures = super().observe(outcome)
+    def conclude(self, outcome: Outcome) -> Mapping[str, float] | None:
+        """Let the minibatch enter the memory."""
         answers = self._answers[0].detach() if self.keeps_answers else None
         self.buffer.insert(examples_of(outcome, answers))
         self._drawn, self._answers = [], ()
-        return figures
+        return super().conclude(outcome)

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from clenv.agent import Outcome
+from clenv.agents.networks.flat import Flat, differentiate
 from clenv.agents.regularisation.consolidating import Consolidating, Consolidation
 from clenv.errors import SettingsError
 from clenv.fields import Count, NonNegative
@@ -59,11 +60,12 @@ class Episodic(Replaying, Consolidating):
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
         self.open = Reservoir(spec, self._hyper.segment_examples, self._device, *self.key("segment"))
 
-    def with_graph(self, outcome: Outcome) -> Tensor:
-        """Let the minibatch into the sample of its segment, and return its loss with the graph."""
+    def prepare(self, outcome: Outcome) -> bool:
+        """Let the minibatch into the sample of its segment."""
+        again = super().prepare(outcome)
         if self._hyper.capacity:
             self.open.insert(examples_of(outcome))
-        return super().with_graph(outcome)
+        return again
 
     def consolidate(self) -> None:
         """Keep the sample of the segment."""
@@ -74,14 +76,22 @@ class Episodic(Replaying, Consolidating):
     def store(self, examples: dict[str, Tensor]) -> None:
         """Keep the examples of a segment that has ended."""
 
-    def gradient(self, loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-        """Return the gradient of a loss, one tensor a parameter; zeros where it does not depend on one."""
-        return list(torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True))
+    def gradient(self, loss: Tensor, parts: Sequence[Flat]) -> Tensor:
+        """Return the gradient of a loss, shape ``(p,)``; zeros where it does not depend on a parameter."""
+        differentiate(loss, parts, unused=True)
+        return torch.cat([part.gradient[0] for part in parts])
 
-    def gradient_on(self, memory: Memory, rows: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+    def gradient_on(self, memory: Memory, rows: Tensor, parts: Sequence[Flat]) -> Tensor:
         """Return the gradient of the mean loss of kept examples."""
         answers = self.answers(memory.at("x", rows), self.slots(memory, rows))
-        return self.gradient(self.loss_on(answers, memory, rows), parameters)
+        return self.gradient(self.loss_on(answers, memory, rows), parts)
+
+    def follow(self, gradient: Tensor, parts: Sequence[Flat]) -> None:
+        """Take one step of the optimiser along a gradient of these parts."""
+        sizes = [part.gradient.numel() for part in parts]
+        for part, values in zip(parts, gradient.split_with_sizes(sizes), strict=True):
+            part.gradient.copy_(values)
+        self._rule.step(parts)
 
 
 def feasible(g: Tensor, constraints: Tensor, margin: float) -> Tensor:
@@ -107,10 +117,6 @@ def feasible(g: Tensor, constraints: Tensor, margin: float) -> Tensor:
     target = np.linalg.solve(lower, opposed.double().cpu().numpy() + q.sum(1) * margin)
     v = margin + nnls(lower.T, -target)[0]
     return g + torch.as_tensor(v, dtype=g.dtype, device=g.device) @ constraints
-
-
-def _flat(gradient: Sequence[Tensor]) -> Tensor:
-    return torch.cat([part.reshape(-1) for part in gradient])
 
 
 class GEM(Episodic):
@@ -159,13 +165,13 @@ class GEM(Episodic):
             return super().learn(loss)
         lengths = list(Counter(self.buffer["segment"].tolist()).values())
         groups = torch.arange(self.buffer.size, device=self._device).split_with_sizes(lengths)
-        mine = self.parameters((self.slot,))
-        involved = self.parameters([self.slot, *self.slots(self.buffer, torch.cat(groups))])
-        constraints = torch.stack([_flat(self.gradient_on(self.buffer, rows, involved)) for rows in groups])
-        g = _flat(self.gradient(loss, involved))
+        mine = self.parts((self.slot,))
+        involved = self.parts([self.slot, *self.slots(self.buffer, torch.cat(groups))])
+        constraints = torch.stack([self.gradient_on(self.buffer, rows, involved) for rows in groups])
+        g = self.gradient(loss, involved)
         allowed = feasible(g, constraints, self._hyper.margin)
-        parameters = mine if allowed is g else involved
-        sizes = [parameter.numel() for parameter in parameters]
-        parts = allowed[: sum(sizes)].split_with_sizes(sizes)
-        self.apply(parameters, [part.view_as(p) for part, p in zip(parts, parameters, strict=True)])
+        if allowed is g:  # heads of other tasks have no part in it
+            self.follow(g[: sum(part.gradient.numel() for part in mine)], mine)
+        else:
+            self.follow(allowed, involved)
         return None

@@ -44,9 +44,14 @@ class Fitted(Rehearsing, Consolidating):
         """Answer a minibatch; nothing is learned from this pass."""
         return Agent.step(self, observation)
 
-    def with_graph(self, outcome: Outcome) -> Tensor:
+    def prepare(self, outcome: Outcome) -> bool:
         """Keep the minibatch."""
+        again = super().prepare(outcome)
         self.kept.insert(examples_of(outcome))
+        return again
+
+    def with_graph(self, outcome: Outcome) -> Tensor:
+        """Return the loss as it was scored: nothing is learned from it."""
         return outcome.loss
 
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:

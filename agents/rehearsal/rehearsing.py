@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from clenv.agent import Outcome
-from clenv.agents.networks.learning import Training, loss_of, set_gradients, values_of
+from clenv.agents.networks.backbone import affine
+from clenv.agents.networks.flat import Flat, differentiate
+from clenv.agents.networks.learning import Training, values_of
 from clenv.agents.references.finetune import Finetune
 from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.fields import Count, Whole
+from clenv.losses import mean_loss
 from clenv.settings import StreamSpec
 
 from .memory import HIDDEN, Draws, Memory
@@ -24,7 +26,7 @@ from .memory import HIDDEN, Draws, Memory
 class Rehearsing(Finetune):
     """Plain training that can learn from examples of several tasks together, each answered by its own head.
 
-    One optimiser holds all heads; those that a step does not involve are left alone, as if it held them not.
+    The optimiser leaves heads alone that a step does not involve.
     """
 
     heads_apart = False
@@ -37,51 +39,20 @@ class Rehearsing(Finetune):
         self._ragged = len(sizes) > 1
         self._width = max(sizes, default=spec.output_size)
 
-    def rebuild(self) -> None:
-        """Make the optimiser anew, over restored parameters."""
-        self._trained = self.parameters(self.heads)
-        self.optimizer = self._hyper.make_optimizer(self._trained) if self.heads else None
-
-    def parameters(self, slots: Iterable[int]) -> list[nn.Parameter]:
-        """Return the parameters of the backbone and of some heads, each once."""
-        heads = [parameter for slot in dict.fromkeys(slots) for parameter in self.heads[slot]]
-        return [*self.shared, *heads]
-
-    def enter(self, task: int | None) -> None:
-        """Make ready to learn a task: make its head if there is none."""
-        self.slot = self._slot(task)
-        self.make_heads((self.slot,))
+    def parts(self, slots: Iterable[int]) -> list[Flat]:
+        """Return the backbone and some heads, each once."""
+        return [self.shared, *(self.heads[slot] for slot in dict.fromkeys(slots))]
 
     def make_heads(self, slots: Iterable[int]) -> None:
         """Make the heads that there are not yet."""
         for slot in slots:
-            if slot in self.heads:
-                continue
-            self.heads[slot] = self._head(slot)
-            if self.optimizer is None:
-                self.rebuild()
-            else:
-                self._trained += self.heads[slot]  # the optimiser's own list
-
-    def drop_head(self, slot: int) -> int:
-        """Let go of a head and of what the optimiser knows of it; return the bytes freed."""
-        if slot not in self.heads:
-            return 0
-        assert self.optimizer is not None  # for the type checker: there is a head
-        freed = 0
-        for parameter in self.heads.pop(slot):
-            freed += parameter.numel() * parameter.element_size()
-            self.optimizer.state.pop(parameter, None)
-        self._trained = self.optimizer.param_groups[0]["params"] = self.parameters(self.heads)
-        self.slot = None if slot == self.slot else self.slot
-        self.optimizer = self.optimizer if self.heads else None
-        return freed
+            if slot not in self.heads:
+                self.heads[slot] = self._new_head(slot)
 
     def restart(self) -> None:
         """Go back to the initial parameters and a fresh optimiser, without heads."""
         self.restart_backbone()
         self.heads, self.slot = {}, None
-        self.rebuild()
 
     # Examples of several tasks
 
@@ -92,15 +63,18 @@ class Rehearsing(Finetune):
 
     def answers(self, x: Tensor, slots: Sequence[int]) -> Tensor:
         """Answer inputs, each through its own head or all through one, with the graph; shape ``(n, output_size)``."""
-        h = self.hidden(x, slots[0])
+        h = self.hidden(self._lift(x), slots[0])
         used = list(dict.fromkeys(slots))
         if len(used) == 1:
-            return F.linear(h, *self.heads[used[0]])
+            return self._drop(affine(h, *self.heads[used[0]].trained))
+        heads = [self.heads[slot].trained for slot in used]
+        if not self._together:
+            heads = [[parameter[None] for parameter in head] for head in heads]
+        weight, bias = (torch.cat(parameters) for parameters in zip(*heads, strict=True))
+        through_each = torch.baddbmm(bias[:, None], h.expand(len(used), -1, -1), weight.mT)
         place = {slot: number for number, slot in enumerate(used)}
-        weight, bias = (torch.cat(parts) for parts in zip(*(self.heads[slot] for slot in used), strict=True))
-        through_all = F.linear(h, weight, bias).reshape(len(h), len(used), -1)
-        own = torch.tensor([place[slot] for slot in slots], device=h.device)[:, None, None]
-        return through_all.gather(1, own.expand(-1, 1, through_all.shape[2])).squeeze(1)
+        own = torch.tensor([place[slot] for slot in slots], device=h.device)[None, :, None]
+        return through_each.gather(0, own.expand(1, -1, through_each.shape[2]))[0]
 
     def loss_on(self, answers: Tensor, memory: Memory, rows: Tensor, target: str = "y") -> Tensor:
         """Return the mean loss of answers to kept examples, over the outputs that count for each.
@@ -117,11 +91,11 @@ class Rehearsing(Finetune):
                 answers = answers[:, : self._width]
             if targets.is_floating_point():
                 targets = targets[:, : self._width]
-            return loss_of(answers, targets)
+            return mean_loss(answers, targets)
         outputs = memory.at("outputs", rows)[:, None]
         inside = torch.arange(answers.shape[1], device=answers.device) < outputs
         if not targets.is_floating_point():
-            return F.cross_entropy(answers.masked_fill(~inside, -torch.inf), targets)
+            return mean_loss(answers.masked_fill(~inside, -torch.inf), targets)
         squares = (answers - targets).square().masked_fill(~inside, 0.0)
         return (squares / outputs).sum(1).mean()
 
@@ -140,17 +114,9 @@ class Rehearsing(Finetune):
 
     def update(self, loss: Tensor, slots: Iterable[int]) -> None:
         """Take one step of the optimiser, over the backbone and the heads that the loss involves."""
-        parameters = self.parameters(slots)
-        self.apply(parameters, torch.autograd.grad(loss, parameters))
-
-    def apply(self, parameters: list[nn.Parameter], gradients: Sequence[Tensor]) -> None:
-        """Take one step of the optimiser over some parameters, given their gradients."""
-        assert self.optimizer is not None  # for the type checker: `enter` came before
-        set_gradients(parameters, gradients)
-        group = self.optimizer.param_groups[0]
-        group["params"] = parameters
-        self.optimizer.step()
-        group["params"] = self._trained
+        parts = self.parts(slots)
+        differentiate(loss, parts)
+        self._rule.step(parts)
 
 
 @dataclass(frozen=True)
@@ -207,11 +173,11 @@ class Replaying(Rehearsing):
             (draws or self.replay).distinct(self._hyper.replay or self._spec.batch_size, memory.size).to(self._device)
         )
 
-    def observe(self, outcome: Outcome) -> Mapping[str, float] | None:
-        """Learn from revealed targets."""
+    def prepare(self, outcome: Outcome) -> bool:
+        """Count the minibatch."""
         task = HIDDEN if outcome.task is None else outcome.task
         self.tasks[task] = self.tasks.get(task, 0) + 1
-        return super().observe(outcome)
+        return super().prepare(outcome)
 
     def unlearn(self, request: UnlearnRequest) -> Receipt:
         """Purge the tasks' examples and heads, and train on what is left."""

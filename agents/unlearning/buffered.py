@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from clenv.agent import Outcome
-from clenv.agents.networks.learning import Learner, loss_of
+from clenv.agents.networks.learning import Learner
 from clenv.agents.rehearsal.memory import HIDDEN
 from clenv.errors import SettingsError
 from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.fields import Count
+from clenv.losses import mean_loss
 from clenv.settings import StreamSpec
 
 from .composed import Composed, Entry, Learning, within
@@ -87,7 +88,7 @@ class Buffered(Composed):
         assert isinstance(learner, Learner)  # for the type checker: `__init__` made sure
         learner.enter(entry["task"])
         outputs = learner.forward(entry["x"])[:, : entry["outputs"]]
-        learner.learn(sign * loss_of(outputs, entry["y"] if y is None else y))
+        learner.learn(sign * mean_loss(outputs, entry["y"] if y is None else y))
         return len(entry["x"])
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from clenv.agent import Agent, Outcome
-from clenv.agents.networks.learning import loss_of
 from clenv.events import Exactness, Permanence, Receipt, UnlearnRequest, VisitBegin, VisitEnd
+from clenv.losses import mean_loss
 from clenv.settings import StreamSpec
 
 from .composed import Composed, Entry, Learning, within
@@ -139,7 +139,7 @@ class Retrain(Composed):
         if self._spec.label_delay:
             return torch.zeros(())
         answer = self.step({"x": entry["x"], **entry["told"]})
-        return loss_of(answer[:, : entry["outputs"]], entry["y"])
+        return mean_loss(answer[:, : entry["outputs"]], entry["y"])
 
 
 class CheckpointReplay(Retrain):

@@ -6,9 +6,9 @@ import torch
 import clenv
 from clenv.agent import Outcome, tensors
 from clenv.agents.hypernetworks.hnet_online import HNETOnline
-from clenv.agents.networks.learning import loss_of
 from clenv.errors import CapabilityError, SettingsError
 from clenv.events import Exactness, UnlearnRequest
+from clenv.losses import mean_loss
 
 ROUND = 60
 
@@ -72,7 +72,7 @@ def test_of_the_slots_that_fit_the_best_is_found_by_its_stored_weights():
         agent._consolidate()
         agent.records[step].update(mean=-1.0, variance=0.0)
     losses = [
-        loss_of(agent.answer(minibatch.x, slot["target"])[:, :2], minibatch.y).item() for slot in agent.slots.values()
+        mean_loss(agent.answer(minibatch.x, slot["target"])[:, :2], minibatch.y).item() for slot in agent.slots.values()
     ]
     for record in agent.records.values():
         record["mean"] = 10.0
