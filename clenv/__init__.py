@@ -19,13 +19,15 @@ from clenv.errors import (
 from clenv.evaluation.audit import audit
 from clenv.evaluation.verdict import Audit, Verdict
 from clenv.events import Exactness, Permanence, Receipt, Refusal, UnlearnRequest, VisitBegin, VisitEnd
+from clenv.herd import Herd
 from clenv.picture import Picture
-from clenv.registry import agent_names, make, make_agent, register, register_agent, scenario_ids
+from clenv.registry import agent_names, make, make_agent, make_vec, register, register_agent, scenario_ids
 from clenv.running.record import Record
 from clenv.running.run import resume, run
 from clenv.settings import Settings, StreamSpec
 from clenv.split import OnDisk, Part, Split, number_classes
 from clenv.task import Contexts, Scenario, Task
+from clenv.vector import ContinualVectorEnv
 from clenv.world.requests import CLPU, RandomRequests, Requests, Script, permanent, unlearn
 from clenv.world.retention import Evaluation, Retention
 from clenv.world.score import Score
@@ -43,9 +45,11 @@ __all__ = [
     "ClenvWarning",
     "Contexts",
     "ContinualEnv",
+    "ContinualVectorEnv",
     "DataError",
     "Evaluation",
     "Exactness",
+    "Herd",
     "NoHyperparameters",
     "OnDisk",
     "Outcome",
@@ -79,6 +83,7 @@ __all__ = [
     "avalanche",
     "make",
     "make_agent",
+    "make_vec",
     "number_classes",
     "permanent",
     "portable",

@@ -29,7 +29,7 @@ from clenv.events import (
     VisitEnd,
 )
 from clenv.fields import Whole, convert
-from clenv.losses import mean_loss
+from clenv.losses import hits_of, mean_loss
 from clenv.settings import Settings
 from clenv.task import Scenario, Task
 from clenv.world.telling import deliver, told
@@ -124,8 +124,8 @@ class ContinualEnv(World, gymnasium.Env[dict[str, Any], Any]):
         if self._recording is not None:
             seed = self._recording.seed
         self._start(int(self.np_random.integers(2**31)) if seed is None else seed)
-        self._undelivered = list(self.timeline.begin())
-        self._file(self._undelivered)
+        self.undelivered = list(self.timeline.begin())
+        self._file(self.undelivered)
         self._show()
         return self.observation, {}
 
@@ -161,9 +161,9 @@ class ContinualEnv(World, gymnasium.Env[dict[str, Any], Any]):
                 "this agent was made in another process, where its owner would never see what it learns here: "
                 "do not send agents through AsyncVectorEnv, use predictions or one environment a process"
             )
-        if self._undelivered:
-            self._deliver(action, self._undelivered)
-            self._undelivered = []
+        if self.undelivered:
+            self._deliver(action, self.undelivered)
+            self.undelivered = []
         figures = None
         for outcome in self._play(timeline, action.step(self._observation)):
             figures = action.observe(outcome)
@@ -225,19 +225,22 @@ class ContinualEnv(World, gymnasium.Env[dict[str, Any], Any]):
         if outputs != self._form[1]:
             predictions = predictions[:, :outputs]
         loss = mean_loss(predictions, y)
-        regression = shown.task.loss == "mse"
-        hits = math.nan if regression else (predictions.argmax(-1) == y).count_nonzero().item()
-        value, accuracy = loss.item(), hits / self._form[0]
-        self._loss, self._accuracy = value, accuracy
+        return self._enter(timeline, loss, loss.item(), hits_of(predictions, y))
+
+    def _enter(self, timeline: Timeline, loss: Tensor, value: float, hits: float) -> list[Outcome]:
+        """Enter the loss of the step and how many answers were right; return the targets that are revealed now."""
+        self._loss, self._accuracy = value, hits / self._form[0]
+        step = timeline.step
         if step >= 0:
-            self.score.add(value, accuracy)
+            self.score.add(value, self._accuracy)
         if not math.isfinite(value):
             self.score.diverged, timeline.finished = step, "diverged: the loss is not finite"
             return []
         current = timeline.round
         if self.settings.label_delay:
             return self._delayed.add(step, current, timeline.position, value)
-        return [Outcome(step, self._x, y, None if self._hidden else current.task, outputs, loss)]
+        task = None if self._hidden else current.task
+        return [Outcome(step, self._x, self._y, task, self._shown.outputs, loss)]
 
     def _close(self, timeline: Timeline) -> Sequence[Event]:
         """Let the events of this step fall, and move on to the next."""

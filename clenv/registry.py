@@ -12,17 +12,20 @@ import gymnasium
 import torch
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.envs.registration import registry as gymnasium_registry
+from gymnasium.vector import VectorEnv
 
 from clenv.agent import Agent
 from clenv.env import ContinualEnv
 from clenv.errors import CapabilityError, SettingsError, UnknownNameError, nearest
+from clenv.herd import Herd
 from clenv.paths import import_module, imported
 from clenv.settings import Settings, StreamSpec
 from clenv.task import Scenario, Task
+from clenv.vector import ContinualVectorEnv
 
 Factory = Callable[..., Scenario | Sequence[Task]]
 FactoryT = TypeVar("FactoryT", bound=Factory)
-_ENTRY_POINT = "clenv.registry:create"
+_ENTRY_POINT, _VECTOR_ENTRY_POINT = "clenv.registry:create", "clenv.registry:create_vec"
 
 _local_factories: dict[str, Factory] = {}  # factories that no import path leads to, by environment id
 _agents: dict[str, str | type[Agent]] = {}
@@ -58,6 +61,7 @@ def register(env_id: str, factory: Factory | str | None = None, **defaults: Any)
     gymnasium.register(
         env_id,
         entry_point=_ENTRY_POINT,
+        vector_entry_point=_VECTOR_ENTRY_POINT,
         kwargs={"factory": path, **defaults},
         disable_env_checker=True,  # it would complain that an agent's observations stay tensors
     )
@@ -91,6 +95,27 @@ def create(*, factory: str, render_mode: Any = None, **options: Any) -> Continua
     Raises:
         SettingsError: An option is neither a setting nor an argument of the factory.
     """
+    return ContinualEnv(*_made(factory, options), render_mode=render_mode)
+
+
+def create_vec(
+    *, factory: str, num_envs: int | None = None, seeds: Sequence[int] | None = None, **options: Any
+) -> ContinualVectorEnv:
+    """Make a vector environment; Gymnasium calls this, and `make_vec`.
+
+    Raises:
+        SettingsError: As for `create`; or there are not as many seeds as environments.
+    """
+    options = {name: value for name, value in options.items() if name != "render_mode" or value is not None}
+    seeds = range(1 if num_envs is None else num_envs) if seeds is None else seeds
+    if num_envs not in {None, 1, len(seeds)}:  # 1 is what Gymnasium says if nobody says anything
+        raise SettingsError(f"num_envs={num_envs}, but {len(seeds)} seeds: expected as many")
+    scenario, settings = _made(factory, options)
+    return ContinualVectorEnv(scenario, seeds, settings)
+
+
+def _made(factory: str, options: Mapping[str, Any]) -> tuple[Scenario | Sequence[Task], Settings]:
+    """Return what a factory makes, and settings."""
     function = _resolve(factory)
     arguments = factory_arguments(function)
     for name in options:
@@ -99,8 +124,7 @@ def create(*, factory: str, render_mode: Any = None, **options: Any) -> Continua
                 f"there is no setting or scenario argument {name!r}.{nearest(name, [*Settings.names(), *arguments])}"
             )
     settings = _settings({k: v for k, v in options.items() if k in Settings.names()})
-    made = function(**{k: v for k, v in options.items() if k in arguments})
-    return ContinualEnv(made, settings, render_mode=render_mode)
+    return function(**{k: v for k, v in options.items() if k in arguments}), settings
 
 
 def _settings(changes: Mapping[str, Any]) -> Settings:
@@ -195,12 +219,52 @@ def make(scenario: str | Scenario | Sequence[Task], *, render_mode: Any = None, 
     if not isinstance(scenario, str):
         return ContinualEnv(_tasks(scenario), _settings(overrides), render_mode=render_mode)
     spec = scenario_spec(scenario)
+    kwargs = _kwargs(spec, overrides)
+    env = create(render_mode=render_mode, **kwargs)
+    env.spec = EnvSpec(spec.id, entry_point=_ENTRY_POINT, kwargs=kwargs, disable_env_checker=True)
+    return env
+
+
+def _kwargs(spec: EnvSpec, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a registered scenario, some of them overridden."""
     implied: dict[str, Any] = {"horizon": None} if "schedule" in overrides else {}
     if "round_length" in overrides and overrides.get("epochs") is None:  # else the scenario's own would win
         implied |= {"epochs": None, "last": "wrap"}
-    kwargs = {**spec.kwargs, **implied, **overrides}
-    env = create(render_mode=render_mode, **kwargs)
-    env.spec = EnvSpec(spec.id, entry_point=_ENTRY_POINT, kwargs=kwargs, disable_env_checker=True)
+    return {**spec.kwargs, **implied, **overrides}
+
+
+def make_vec(
+    scenario: str | Scenario | Sequence[Task], *, seeds: Sequence[int] = range(32), **overrides: Any
+) -> ContinualVectorEnv:
+    """Make streams of one scenario side by side, each bit for bit that of `make` with its seed.
+
+    Args:
+        scenario: As for `make`.
+        seeds: Seed of each stream.
+        **overrides: As for `make`.
+
+    Raises:
+        gymnasium.error.UnregisteredEnv: There is no such id; the message names the nearest.
+        SettingsError: An override or a seed is unknown or out of range.
+
+    Example:
+        >>> env = make_vec("clenv/SplitDigits-v0", seeds=range(8), alpha=0.9)  # doctest: +SKIP
+        >>> herd = make_agent("hat", env)  # doctest: +SKIP
+        >>> observations, infos = env.reset()  # doctest: +SKIP
+        >>> observations, rewards, terminated, truncated, infos = env.step(herd)  # doctest: +SKIP
+    """
+    if not isinstance(scenario, str):
+        return ContinualVectorEnv(_tasks(scenario), seeds, _settings(overrides))
+    spec = scenario_spec(scenario)
+    kwargs = _kwargs(spec, overrides)
+    env = create_vec(seeds=seeds, **kwargs)
+    env.spec = EnvSpec(
+        spec.id,
+        entry_point=_ENTRY_POINT,
+        vector_entry_point=_VECTOR_ENTRY_POINT,
+        kwargs={**kwargs, "seeds": tuple(seeds)},
+        disable_env_checker=True,
+    )
     return env
 
 
@@ -269,6 +333,7 @@ def agent_name(cls: type[Agent]) -> tuple[str, str]:
     return (names or [path])[0], path
 
 
+@overload
 def make_agent(
     agent: str | type[Agent],
     env: gymnasium.Env[Any, Any] | StreamSpec,
@@ -276,31 +341,71 @@ def make_agent(
     seed: int = 0,
     device: str | torch.device | None = None,
     **hyperparameters: Any,
-) -> Agent:
-    """Make an agent for a stream, if the stream offers what it needs.
+) -> Agent: ...
+@overload
+def make_agent(
+    agent: str | type[Agent],
+    env: VectorEnv[Any, Any, Any],
+    *,
+    seeds: Sequence[int] | None = None,
+    device: str | torch.device | None = None,
+    **hyperparameters: Any,
+) -> Herd: ...
+def make_agent(
+    agent: str | type[Agent],
+    env: gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any] | StreamSpec,
+    *,
+    seed: int = 0,
+    seeds: Sequence[int] | None = None,
+    device: str | torch.device | None = None,
+    **hyperparameters: Any,
+) -> Agent | Herd:
+    """Make an agent for a stream, if the stream offers what it needs; or a herd for streams side by side.
 
     Args:
         agent: Registered name, path ``module:Class``, or class.
-        env: The environment (wrapped or not), or its `StreamSpec`.
+        env: The environment (wrapped or not), or its `StreamSpec`; a herd is made for one of `make_vec`.
         seed: Seed of everything the agent draws.
+        seeds: Of a herd: the seed of each member; None: those of the streams.
         device: Where its tensors live; None: where the environment's data are.
         **hyperparameters: See the agent's ``Hyperparameters``.
 
     Raises:
-        CapabilityError: The stream lacks something the agent needs; the message says what.
+        CapabilityError: The stream lacks something the agent needs, or such agents make no herd; the message says what.
         UnknownNameError: There is no such agent.
         SettingsError: A hyperparameter is unknown or out of range.
     """
     cls = agent_class(agent)
     world = env if isinstance(env, StreamSpec) else env.unwrapped
+    if isinstance(world, ContinualVectorEnv):
+        return _make_herd(cls, world, seeds, device or world.settings.device, hyperparameters)
     if isinstance(world, ContinualEnv):
         spec, default = world.stream_spec, world.settings.device
     elif isinstance(world, StreamSpec):
         spec, default = world, "cpu"
     else:
         raise TypeError(f"make_agent needs a clenv environment or its stream_spec, not {type(world).__name__}")
+    if seeds is not None:
+        raise SettingsError(f"seeds={seeds!r}: one stream has one agent, expected seed=")
     check_capabilities(cls, spec)
     return cls(spec, seed=seed, device=device or default, **hyperparameters)
+
+
+def _make_herd(
+    cls: type[Agent],
+    env: ContinualVectorEnv,
+    seeds: Sequence[int] | None,
+    device: str | torch.device,
+    hyperparameters: Mapping[str, Any],
+) -> Herd:
+    seeds = env.seeds if seeds is None else seeds
+    if len(seeds) != env.num_envs:
+        raise SettingsError(f"{len(seeds)} seeds for {env.num_envs} streams: expected one each")
+    check_capabilities(cls, env.stream_spec)
+    if not cls.herds:
+        able = [name for name in _agents if ":" not in name and agent_class(name).herds]
+        raise CapabilityError(f"{cls.__name__} learns alone only; herds can be made of {', '.join(sorted(able))}")
+    return cls.herd([cls(env.stream_spec, seed=seed, device=device, **hyperparameters) for seed in seeds])
 
 
 def check_capabilities(cls: type[Agent], spec: StreamSpec) -> None:

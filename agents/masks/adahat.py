@@ -250,8 +250,22 @@ class AdaHAT(HAT):
         if self._hyper.scale == "grad":
             limit = torch.inf if self._hyper.alpha else 1.0
             self._freeze([each >= limit for each in counts])
+        return self._limits()
+
+    def _limits(self) -> Protection:
+        if self._hyper.scale == "grad":
             return ScaledGradients(self.shared, puts_back=self._hyper.weight_decay > 0)
         return ScaledUpdates(self.shared)
+
+    def _unprotect(self) -> None:
+        super()._unprotect()
+        for name, value in (("counts", 0.0), ("used", 0.0), ("rate", 1.0)):
+            self.shared.derived[name].fill_(value)
+
+    @property
+    def herdable(self) -> bool:
+        """Whether it can be one of a herd: not if rates are drawn."""
+        return super().herdable and self._hyper.ablation != "random"
 
     @property
     def _follows(self) -> bool:

@@ -208,6 +208,11 @@ class AmnesiacHAT(AdaHAT):
                 owners[self._flat(self._support(record["mask"])) & (owners == -1)] = task
         return owners
 
+    @property
+    def herdable(self) -> bool:
+        """Whether it can be one of a herd: not if it notes the rates of every step."""
+        return super().herdable and self._hyper.compensation != "rate"
+
     # The ledger
 
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:

@@ -58,12 +58,18 @@ def scale(u: float, s_max: float) -> float:
     return (1 - u) / s_max + u * s_max
 
 
-def compensate(gradient: Tensor, e: Tensor, s: float | Tensor, s_max: float) -> Tensor:
+def compensate(gradient: Tensor, e: Tensor, s: float | Tensor, gain: float | Tensor) -> Tensor:
     """Undo the annealing's effect on the embedding's gradient (section 2.5 of the paper).
 
     ``q s_max/s (cosh(clamp(s e)) + 1) / (cosh(e) + 1)``, which equals ``s_max sigmoid'(e) dL/da`` until the clamp acts.
+
+    Args:
+        gradient: ``q``.
+        e: The embedding.
+        s: Its scale; of several networks shape ``(S, 1)``.
+        gain: ``s_max/s``, likewise.
     """
-    return gradient * (s_max / s) * (torch.cosh((s * e).clamp(-_SE_MAX, _SE_MAX)) + 1) / (torch.cosh(e) + 1)
+    return gradient * gain * (torch.cosh((s * e).clamp(-_SE_MAX, _SE_MAX)) + 1) / (torch.cosh(e) + 1)
 
 
 def clip(parts: Sequence[Flat], most: float) -> None:
@@ -149,7 +155,8 @@ class HAT(UnitMasked):
         self._period: int = spec.round_length if hyper.schedule == "exact" else hyper.period
         self._trained: list[Flat] = []  # by the optimiser
         self._protection: Protection | None = None
-        self._s: float | Tensor = 0.0  # of the last `forward`, as the gates
+        self._s: float | Tensor = 0.0  # of the last `forward`, as s_max / s and the gates
+        self._gain: float | Tensor = 0.0
         self._gates = torch.empty(0)
         self._fixed: Tensor | None = None  # which of the members of a herd have fixed masks, if some have
 
@@ -172,6 +179,17 @@ class HAT(UnitMasked):
         return (
             record["mask"] is None or policy == "regrow" or (policy == "auto" and record["steps"] < self._hyper.period)
         )
+
+    def tick(self) -> float:
+        """Take the scale that the schedule has come to, and return it."""
+        self._s = s = self._scale(self.position)
+        self._gain = self._hyper.s_max / s
+        return s
+
+    @property
+    def protects(self) -> bool:
+        """Whether weights of other tasks are protected in the open segment."""
+        return self._protection is not None
 
     def _scale(self, position: int) -> float:
         return scale(tooth(position, self._period, self._hyper.schedule), self._hyper.s_max)
@@ -230,12 +248,22 @@ class HAT(UnitMasked):
             e.derived["free"][0, : self._units] = sparsity(self._used(others))
         if others:
             self._protection = self._protect(others)
+        else:
+            self._unprotect()
 
     def _protect(self, others: Sequence[Tensor]) -> Protection:
         """Return what protects the other tasks' weights in the open segment, given their masks."""
         reference = self._hyper.protection == "reference"
         self._freeze(self._support(self._used(others)) if reference else self._union(others))
+        return self._limits()
+
+    def _limits(self) -> Protection:
+        """Return what protects by what is derived beside the shared parameters."""
         return WriteProtection(self.shared, puts_back=self._hyper.weight_decay > 0)
+
+    def _unprotect(self) -> None:
+        """Let nothing be protected."""
+        self.shared.derived["frozen"].zero_()
 
     def _freeze(self, frozen: Sequence[Tensor]) -> None:
         """Let entries of the shared parameters stay as they are."""
@@ -248,7 +276,8 @@ class HAT(UnitMasked):
         record = self.tasks[self.running]
         fixed, e = record["e"].derived["mask"], record["e"].trained[0]
         if self.annealing:
-            self._s = self._scale(self.position)
+            if not self._many:
+                self.tick()
             self._gates = torch.sigmoid(self._s * e)
             if self._fixed is not None:
                 self._gates = torch.where(self._fixed, fixed, self._gates)
@@ -275,7 +304,7 @@ class HAT(UnitMasked):
             if self._protection is not None:
                 self._protection.mask()
             if self.annealing:
-                e.gradient.copy_(compensate(e.gradient, e.values, self._s, hyper.s_max))
+                e.gradient.copy_(compensate(e.gradient, e.values, self._s, self._gain))
             clip(trained, _CLIP)
             self._rule.step(self._trained)
             if self.annealing:
@@ -296,6 +325,40 @@ class HAT(UnitMasked):
         if self._hyper.schedule == "sawtooth" and self.position % self._period == 0:
             self.snapshot = [part.values.clone() for part in (*self._trained, record["e"])]
         return {"s": float(self._s)}
+
+    # Together with others
+
+    @property
+    def herdable(self) -> bool:
+        """Whether it can be one of a herd: not if visits of known tasks leave some of the network as it is."""
+        return super().herdable and self._hyper.revisit not in {"freeze", "freeze_all"}
+
+    def parts(self) -> list[Flat]:
+        """Return what a step works on."""
+        assert self.running is not None  # for the type checker: `enter` came before
+        record = self.tasks[self.running]
+        return [self.shared, record["head"], record["e"]]
+
+    def represent(self, members: Sequence[Any], stacks: Sequence[Flat]) -> None:
+        """Stand for members of a herd, some of which learn their masks."""
+        super().represent(members, stacks)
+        self.shared, head, e = stacks
+        self.running = 0
+        self.tasks = {0: Record(e=e, head=head, moments=[], mask=None, ever=None, always=None, steps=0)}
+        self._trained = [self.shared, head]
+        self._protection = self._limits() if any(member.protects for member in members) else None
+        fixed = [not member.annealing for member in members]
+        self.annealing = not all(fixed)
+        self._fixed = torch.tensor(fixed, device=self._device)[:, None] if self.annealing and any(fixed) else None
+
+    def look_up(self, members: Sequence[Any]) -> None:
+        """Take over how far the members' schedules are."""
+        if self.annealing:
+            scales = [member.tick() for member in members]
+            gains = [self._hyper.s_max / s for s in scales]
+            self._s, self._gain = (torch.tensor(each, device=self._device)[:, None] for each in (scales, gains))
+
+    # The end of a segment
 
     def on_visit_end(self, event: VisitEnd) -> None:
         """Consolidate, unless targets of this visit are still to come."""

@@ -221,9 +221,8 @@ def differentiate(loss: Tensor, parts: Sequence[Flat], *, unused: bool = False) 
         unused: Whether the loss may not depend on some of the parameters, whose gradient is then zero.
     """
     trained = [leaf for part in parts for leaf in part.trained]
-    found = torch.autograd.grad(
-        loss.sum() if loss.dim() else loss, trained, allow_unused=unused, materialize_grads=unused
-    )
+    each = torch.ones_like(loss)
+    found = torch.autograd.grad(loss, trained, each, allow_unused=unused, materialize_grads=unused)
     put_gradients(parts, found)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Lt
@@ -17,8 +17,12 @@ from clenv.fields import NonNegative, Positive
 from clenv.losses import mean_loss
 
 from .architecture import Architecture
+from .flat import Flat
 from .optimizers import adam, sgd
 from .rules import Adam, Descent, Rule
+
+if TYPE_CHECKING:
+    from clenv.herd import Herd
 
 
 class Learner(Agent):
@@ -86,6 +90,41 @@ class Learner(Agent):
             return outcome.loss
         self.enter(outcome.task)
         return mean_loss(self.forward(outcome.x)[:, : outcome.outputs], outcome.y)
+
+    # Together with others
+
+    @property
+    def herdable(self) -> bool:
+        """Whether it can be one of a herd: its class says so, and its network, its options and the stream allow it."""
+        return self._together and not self._spec.label_delay and not self._differs
+
+    @classmethod
+    def herd(cls, members: Sequence[Agent]) -> Herd:
+        """Return a herd of agents of this class (see `clenv.agent.Agent.herd`)."""
+        from .herd import LearnerHerd
+
+        learners = [member for member in members if isinstance(member, Learner)]
+        if not vars(cls).get("herds", False):
+            return super().herd(members)
+        if not all(learner.herdable for learner in learners):
+            raise CapabilityError(
+                f"{cls.__name__} learns alone with these options: a herd needs dense layers without normalisation or "
+                "dropout, an activation that rounds alike everywhere (not sigmoid, elu), a stream without label delay, "
+                "and no option of the method that acts on one network at a time"
+            )
+        return LearnerHerd(learners)
+
+    def parts(self) -> list[Flat]:
+        """Return what a step works on, of the task entered; of all members alike in number and shapes."""
+        raise NotImplementedError(f"{type(self).__name__} has no herds")
+
+    def represent(self, members: Sequence[Any], stacks: Sequence[Flat]) -> None:
+        """Stand for these members from now on, whose parts lie in the rows of these stacks."""
+        del members, stacks
+        self._many = True
+
+    def look_up(self, members: Sequence[Any]) -> None:
+        """Take over from the members what changes from step to step."""
 
     def _lift(self, x: Tensor) -> Tensor:
         """Return inputs with the leading dimension that parameters have."""

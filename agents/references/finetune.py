@@ -143,7 +143,13 @@ class Finetune(Learner):
         if self.slot not in self.heads:
             self.heads[self.slot] = self._new_head(self.slot)
 
-    def trained(self) -> list[Flat]:
+    def represent(self, members: Sequence[Any], stacks: Sequence[Flat]) -> None:
+        """Stand for members of a herd."""
+        super().represent(members, stacks)
+        self.shared, head = stacks
+        self.heads, self.slot = {0: head}, 0
+
+    def parts(self) -> list[Flat]:
         """Return what a step trains: the backbone and the head in use."""
         assert self.slot is not None  # for the type checker: `enter` came before
         return [self.shared, self.heads[self.slot]]
@@ -166,7 +172,7 @@ class Finetune(Learner):
 
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
         """Take one step of the optimiser."""
-        parts = self.trained()
+        parts = self.parts()
         differentiate(loss, parts)
         self._rule.step(parts)
         return None

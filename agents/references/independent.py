@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from clenv.agent import Agent, Outcome
-from clenv.agents.networks.learning import told, values_of
+from clenv.agents.networks.flat import Flat
+from clenv.agents.networks.learning import Learner, told, values_of
 from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.rng import key
 from clenv.settings import StreamSpec
@@ -17,7 +18,7 @@ from clenv.settings import StreamSpec
 from .finetune import Finetune
 
 
-class Independent(Agent):
+class Independent(Learner):
     """One `Finetune` a task, made at first sight and dropped on request; no task ever touches another.
 
     Exact (L3): a network is a function of the seed, its task's index, and its task's own minibatches.
@@ -27,6 +28,7 @@ class Independent(Agent):
     """
 
     Hyperparameters = Finetune.Hyperparameters
+    herds = True
     needs_task_labels = "always"
     forgetting_free = True
     grows = True
@@ -37,8 +39,13 @@ class Independent(Agent):
         self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
     ) -> None:
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
-        self._hyper.build(spec.input_shape)  # what no network can be built of is refused now
         self.learners: dict[int, Finetune] = {}
+        self._running = self._new(0)  # what no network can be built of is refused now
+
+    @property
+    def herdable(self) -> bool:
+        """Whether it can be one of a herd."""
+        return self.declares_herds and self._running.herdable
 
     def _learner(self, task: int | None) -> Finetune:
         """Return a task's network; one that does not exist yet is made, but not kept."""
@@ -63,17 +70,34 @@ class Independent(Agent):
             return self._learner(task or 0).features(x)
         return torch.stack([learner.features(x) for learner in self.learners.values()]).mean(0)
 
+    def enter(self, task: int | None) -> None:
+        """Let the task's network answer and learn."""
+        known = told(task, self)
+        self.learners[known] = self._running = self._learner(known)
+        self._running.enter(known)
+
     def step(self, observation: Mapping[str, Any]) -> Tensor:
         """Let the task's network answer."""
-        task = observation["task"]
-        self.learners[task] = learner = self._learner(task)
-        return learner.step(observation)
+        self.enter(observation["task"])
+        return self._running.step(observation)
 
-    def observe(self, outcome: Outcome) -> Mapping[str, float] | None:
-        """Let the task's network learn."""
-        task = told(outcome.task, self)
-        self.learners[task] = learner = self._learner(task)
-        return learner.observe(outcome)
+    def forward(self, x: Tensor) -> Tensor:
+        """Answer inputs by the network of the task entered."""
+        return self._running.forward(x)
+
+    def learn(self, loss: Tensor) -> Mapping[str, float] | None:
+        """Let the network of the task entered learn."""
+        return self._running.learn(loss)
+
+    def parts(self) -> list[Flat]:
+        """Return what a step trains: the network of the task entered."""
+        return self._running.parts()
+
+    def represent(self, members: Sequence[Any], stacks: Sequence[Flat]) -> None:
+        """Stand for members of a herd."""
+        super().represent(members, stacks)
+        self._running = copy.copy(self._running)
+        self._running.represent(members, stacks)
 
     def unlearn(self, request: UnlearnRequest) -> Receipt:
         """Drop the tasks' networks."""

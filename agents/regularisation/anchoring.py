@@ -76,9 +76,14 @@ class Anchored(Consolidating):
         self.held = [part for part in self.held if part != slot]
         return super().drop_head(slot)
 
+    def represent(self, members: Sequence[Any], stacks: Sequence[Flat]) -> None:
+        """Stand for members of a herd; one that holds nothing yet has an importance of zero."""
+        super().represent(members, stacks)
+        self.held = [BACKBONE] if any(member.held for member in members) else []
+
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
         """Take one step of the optimiser on the loss and the penalty."""
-        parts = self.trained()
+        parts = self.parts()
         differentiate(loss, parts)
         self.pull(parts)
         self._rule.step(parts)

@@ -51,7 +51,7 @@ class SI(Anchored):
     @torch.no_grad()
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
         """Take one step of the optimiser, and integrate."""
-        parts = self.trained()
+        parts = self.parts()
         differentiate(loss, parts)
         # By value: the penalty changes the gradient, and the step the parameters, in place.
         before = [(part.gradient.clone(), part.values.clone()) for part in parts]

@@ -57,8 +57,8 @@ class AGEM(Episodic):
         if not self.buffer.size:
             return super().learn(loss)
         rows = self.draw(self.buffer)
-        mine = self.parts((self.slot,))
-        involved = self.parts([self.slot, *self.slots(self.buffer, rows)])
+        mine = self.involved((self.slot,))
+        involved = self.involved([self.slot, *self.slots(self.buffer, rows)])
         g = self.gradient(loss, involved)
         allowed = unopposed(g, self.gradient_on(self.buffer, rows, involved))
         if allowed is g:  # heads of other tasks have no part in it

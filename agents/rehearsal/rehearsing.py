@@ -39,7 +39,7 @@ class Rehearsing(Finetune):
         self._ragged = len(sizes) > 1
         self._width = max(sizes, default=spec.output_size)
 
-    def parts(self, slots: Iterable[int]) -> list[Flat]:
+    def involved(self, slots: Iterable[int]) -> list[Flat]:
         """Return the backbone and some heads, each once."""
         return [self.shared, *(self.heads[slot] for slot in dict.fromkeys(slots))]
 
@@ -114,7 +114,7 @@ class Rehearsing(Finetune):
 
     def update(self, loss: Tensor, slots: Iterable[int]) -> None:
         """Take one step of the optimiser, over the backbone and the heads that the loss involves."""
-        parts = self.parts(slots)
+        parts = self.involved(slots)
         differentiate(loss, parts)
         self._rule.step(parts)
 

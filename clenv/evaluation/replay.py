@@ -110,7 +110,7 @@ class Replay(ContinualEnv):
         self._begun = self._agent.state_dict() if visit in self._watched else None
 
     def _deliver(self, agent: Agent, events: Sequence[Event]) -> None:
-        if events is self._undelivered:
+        if events is self.undelivered:
             super()._deliver(agent, events)
             return
         kinds = [type(event) for event in events]
@@ -129,7 +129,7 @@ class Replay(ContinualEnv):
                         flags = flags | known
                     self._written[path] = flags
         super()._deliver(agent, events[asked:end])
-        self._undelivered = list(events[end:])
+        self.undelivered = list(events[end:])
 
     def watch_capacity(self) -> None:
         """Note the capacity in use after the last step, if anything was asked to be unlearned so far."""

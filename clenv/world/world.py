@@ -41,6 +41,7 @@ class World:
         score: Online score of the stream since it began.
         receipts: Every unlearning request delivered to an agent, with the agent's receipt.
         stream_spec: What an agent is told before the stream starts.
+        undelivered: Events due before the first step, until there is an agent to be told.
 
     Raises:
         SettingsError: The settings do not fit the tasks.
@@ -65,7 +66,7 @@ class World:
         self._hidden = self.settings.task_labels == "hidden"
         self._timeline: Timeline | None = None
         self._seed = 0
-        self._undelivered: list[Event] = []  # due before the first step, until there is an agent to be told
+        self.undelivered: list[Event] = []
 
     def _start(self, seed: int) -> None:
         """Make everything that is a function of the seed."""
@@ -184,7 +185,7 @@ class World:
             "timeline": self.timeline.state_dict(),
             "score": self.score.state_dict(),
             "pending": self._delayed.state(),
-            "undelivered": [event_to_plain(event) for event in self._undelivered],
+            "undelivered": [event_to_plain(event) for event in self.undelivered],
             "receipts": [[event_to_plain(request), receipt.to_plain()] for request, receipt in self.receipts],
         }
 
@@ -201,5 +202,5 @@ class World:
         self.timeline.load_state_dict(state["timeline"])
         self.score.load_state_dict(state["score"])
         self._delayed.restore(state["pending"])
-        self._undelivered = [event_from_plain(event) for event in state["undelivered"]]
+        self.undelivered = [event_from_plain(event) for event in state["undelivered"]]
         self.receipts = [served_from_plain(*entry) for entry in state["receipts"]]

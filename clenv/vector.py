@@ -1,0 +1,304 @@
+"""Many streams of one scenario side by side, each bit for bit the stream of a single environment with its seed.
+
+The tasks' data are shared. With a herd of agents (see `clenv.herd`) all turns are played together: answers, losses and
+updates are one operation each for all streams; what happens in a stream is its own.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clenv.agent import Agent, Outcome
+from clenv.env import ContinualEnv
+from clenv.errors import CapabilityError, CheckpointError, ClenvError, PredictionError, SettingsError
+from clenv.events import Event
+from clenv.fields import Whole, convert
+from clenv.herd import Herd
+from clenv.losses import losses_of
+from clenv.settings import Settings, StreamSpec
+from clenv.task import Scenario, Task
+
+Array = NDArray[Any]
+
+
+class Played(NamedTuple):
+    """What came of a turn of one stream.
+
+    Attributes:
+        events: Events that fell.
+        figures: What the agent returned to be logged.
+    """
+
+    events: Sequence[Event]
+    figures: Mapping[str, float] | None
+
+
+class Row(ContinualEnv):
+    """One stream of several: an environment whose turn can be played a piece at a time."""
+
+    def beside(self) -> Row:
+        """Return another one over the same data, whose stream has not begun."""
+        twin = copy.copy(self)
+        vars(twin)["_repository"] = copy.copy(self._repository)
+        vars(twin)["_timeline"] = vars(twin)["_np_random"] = None
+        twin.action_space, twin.observation_space = map(copy.deepcopy, (self.action_space, self.observation_space))
+        return twin
+
+    @property
+    def over(self) -> bool:
+        """Whether the stream has ended."""
+        return self.timeline.finished is not None
+
+    @property
+    def observed(self) -> dict[str, Any]:
+        """The observation of the step about to be played, ``x`` a tensor on the device."""
+        return self._observation
+
+    @property
+    def asked(self) -> tuple[Tensor, int | None, int]:
+        """Targets, task (None if it is hidden) and outputs that count, of the step about to be played."""
+        return self._y, self.timeline.round.task if self._given else None, self._shown.outputs
+
+    def greet(self, agent: Agent) -> None:
+        """Tell an agent what is due before the first step."""
+        self._deliver(agent, self.undelivered)
+        self.undelivered = []
+
+    def score_as(self, loss: Tensor, value: float, hits: float) -> Outcome | None:
+        """Enter a loss that was computed elsewhere; return what is revealed, None if it is not finite."""
+        outcomes = self._enter(self.timeline, loss, value, hits)
+        return outcomes[0] if outcomes else None
+
+    def end_step(self) -> Sequence[Event]:
+        """Let the events of the step fall, and move on."""
+        return self._close(self.timeline)
+
+    def tell(self, agent: Agent, events: Sequence[Event]) -> None:
+        """Tell an agent what it may know of events."""
+        self._deliver(agent, events)
+
+    def info(self, played: Played) -> dict[str, Any]:
+        """Return the info of the step just played (see `ContinualEnv.step`)."""
+        return {**self._info(self.timeline, played.events), "figures": played.figures}
+
+
+class ContinualVectorEnv(VectorEnv[dict[str, Any], Any, Array]):
+    """Streams of one scenario, of several seeds, side by side.
+
+    ``step`` takes either predictions, shape ``(S, batch_size, output_size)``, or a herd of agents
+    (`clenv.make_agent` with this environment), and then plays one whole turn of each stream with its member. Streams
+    that are over stay as they are, with a reward of 0, until they are reset; once all are over, ``step`` is refused.
+
+    Args:
+        scenario: Tasks, or a `Scenario`.
+        seeds: Seed of each stream.
+        settings: How the streams are made of the tasks.
+
+    Attributes:
+        rows: The environments of the single streams; to be looked at, saved and evaluated on like any other.
+        seeds: Likewise.
+
+    Raises:
+        SettingsError: The settings do not fit the tasks, minibatches differ in size, or there is no seed, or one twice.
+        DataError: The tasks do not fit together.
+    """
+
+    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012  # Gymnasium's
+
+    def __init__(
+        self, scenario: Scenario | Sequence[Task], seeds: Sequence[int], settings: Settings | None = None
+    ) -> None:
+        self.seeds = tuple(convert(seed, Whole, ("seeds", number)) for number, seed in enumerate(seeds))
+        if not self.seeds:
+            raise SettingsError("seeds=(): expected at least one")
+        first = Row(scenario, settings)
+        if first.stream_spec.sizes_vary:
+            raise SettingsError("streams side by side need minibatches of one size: take last='wrap' or 'drop'")
+        self.rows = [first, *(first.beside() for _ in self.seeds[1:])]
+        self.num_envs = len(self.rows)
+        self._stacked: Tensor | None = None  # inputs of the steps about to be played
+        self.single_observation_space, self.single_action_space = first.observation_space, first.action_space
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+
+    @property
+    def settings(self) -> Settings:
+        """How the streams are made of the tasks."""
+        return self.rows[0].settings
+
+    @property
+    def stream_spec(self) -> StreamSpec:
+        """What an agent is told of each stream before it starts."""
+        return self.rows[0].stream_spec
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Begin the streams.
+
+        Args:
+            seed: Of each stream; a number: that of the first, the others follow; None: as the environment was made.
+            options: ``reset_mask``: which streams begin anew, bool, shape ``(S,)``; all others go on.
+
+        Returns:
+            The first observations and an empty info.
+
+        Raises:
+            SettingsError: A seed is no whole number >= 0, or there are not as many as streams.
+        """
+        seeds = self._seeds(seed)
+        mask = np.ones(self.num_envs, dtype=np.bool_)
+        if options and "reset_mask" in options:
+            mask = np.asarray(options["reset_mask"])
+        if mask.shape != (self.num_envs,) or mask.dtype != np.bool_ or not mask.any():
+            raise SettingsError(f"reset_mask={mask!r}: expected bools of shape ({self.num_envs},), not all False")
+        for row, own, begins in zip(self.rows, seeds, mask, strict=True):
+            if begins:
+                row.reset(seed=own)
+        self._stacked = None
+        return self.observations, {}
+
+    def _seeds(self, seed: int | Sequence[int | None] | None) -> Sequence[int | None]:
+        if seed is None:
+            return self.seeds
+        if isinstance(seed, int | np.integer):
+            return range(int(seed), int(seed) + self.num_envs)
+        if len(seed) != self.num_envs:
+            raise SettingsError(f"{len(seed)} seeds for {self.num_envs} streams: expected one each")
+        return seed
+
+    @property
+    def observations(self) -> dict[str, Any]:
+        """The observations of the steps about to be played, stacked, as arrays."""
+        each = [row.observation for row in self.rows]
+        return {name: np.stack([one[name] for one in each]) for name in each[0]}
+
+    def step(self, actions: Any) -> tuple[dict[str, Any], Array, Array, Array, dict[str, Any]]:
+        """Play one step of every stream that is not over.
+
+        Args:
+            actions: Predictions, shape ``(S, batch_size, output_size)``, or a `Herd`, one member a stream.
+
+        Returns:
+            Observations, rewards (minus the losses), terminations, truncations, infos: see `ContinualEnv.step`; infos
+            as Gymnasium has them, arrays by name, and under ``_name`` of which streams.
+
+        Raises:
+            PredictionError: The predictions have the wrong type, shape or device.
+            ProtocolError: A scripted request broke the protocol.
+            ClenvError: All streams are over, or have not begun.
+        """
+        playing = [number for number, row in enumerate(self.rows) if not row.over]
+        if not playing:
+            raise ClenvError("all streams are over: call reset()")
+        if isinstance(actions, Herd):
+            infos = {number: self.rows[number].info(one) for number, one in self.play(actions, playing).items()}
+            each = [row.observed for row in self.rows]
+            observations: dict[str, Any] = {"x": self._inputs()}
+            observations |= {name: np.array([one[name] for one in each]) for name in ("task", "position")}
+        elif isinstance(actions, np.ndarray | Tensor) and len(actions) == self.num_envs:
+            infos = {number: self.rows[number].step(actions[number])[4] for number in playing}
+            self._stacked = None
+            observations = self.observations
+        else:
+            raise PredictionError(
+                f"step was given a {type(actions).__name__}: expected a herd of agents (clenv.make_agent with this "
+                f"environment), or predictions of shape {self.action_space.shape}"
+            )
+        rewards = np.zeros(self.num_envs)
+        rewards[playing] = [-info["loss"] for info in infos.values()]
+        timelines = [row.timeline for row in self.rows]
+        truncated = np.array([timeline.truncated for timeline in timelines])
+        terminated = np.array([timeline.finished is not None for timeline in timelines]) & ~truncated
+        return observations, rewards, terminated, truncated, self._together(infos)
+
+    def _together(self, infos: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+        """Return infos as Gymnasium has them: a column a name, and of whom it is."""
+        names = dict.fromkeys(name for info in infos.values() for name in info)
+        together: dict[str, Any] = {}
+        for name in names:
+            of = [number for number, info in infos.items() if name in info]
+            values = [infos[number][name] for number in of]
+            plain = isinstance(values[0], int | float | np.ndarray)
+            column = np.array(values) if plain else np.empty(len(of), dtype=object)
+            if not plain:
+                column[:] = values
+            together[name] = np.zeros((self.num_envs, *column.shape[1:]), dtype=column.dtype)
+            together[name][of] = column
+            together[f"_{name}"] = np.isin(np.arange(self.num_envs), of)
+        return together
+
+    def _inputs(self) -> Tensor:
+        """Return the inputs of the steps about to be played, stacked, on the device."""
+        if self._stacked is None:
+            self._stacked = torch.stack([row.observed["x"] for row in self.rows])
+        return self._stacked
+
+    def play(self, herd: Herd, playing: Sequence[int]) -> dict[int, Played]:
+        """Play one turn of some streams, each with its member (see `ContinualEnv.step`).
+
+        Args:
+            herd: The agents.
+            playing: Numbers of the streams, none of which is over.
+
+        Returns:
+            What came of it, by number.
+
+        Raises:
+            CapabilityError: The herd is none for these streams.
+        """
+        if len(herd) != self.num_envs:
+            raise CapabilityError(f"a herd of {len(herd)} agents for {self.num_envs} streams: expected one each")
+        members, rows = herd.members, [self.rows[number] for number in playing]
+        for number, row in zip(playing, rows, strict=True):
+            if row.undelivered:
+                row.greet(members[number])
+                herd.touched(number)
+        x = self._inputs()
+        ys, tasks, outputs = map(list, zip(*[row.asked for row in rows], strict=True))
+        answers = herd.answer(x if len(rows) == len(x) else x[playing], tasks, playing)
+        losses, hits = losses_of(answers, ys, outputs)
+        self._stacked = None
+        outcomes = {}
+        for number, row, loss, value, right in zip(
+            playing, rows, losses.detach().unbind(), losses.tolist(), hits, strict=True
+        ):
+            outcome = row.score_as(loss, value, right)
+            if outcome is not None:
+                outcomes[number] = outcome
+        figures = herd.observe(outcomes, losses)
+        played = {}
+        for number, row in zip(playing, rows, strict=True):
+            events = row.end_step()
+            if events:
+                row.tell(members[number], events)
+                herd.touched(number)
+            played[number] = Played(events, figures.get(number))
+        return played
+
+    # State
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of the streams."""
+        return {"rows": [row.state_dict() for row in self.rows]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises:
+            CheckpointError: The state belongs to other streams.
+        """
+        if len(state["rows"]) != self.num_envs:
+            raise CheckpointError(f"this state is of {len(state['rows'])} streams, expected {self.num_envs}")
+        for row, one in zip(self.rows, state["rows"], strict=True):
+            row.load_state_dict(one)
+        self._stacked = None
