@@ -26,6 +26,7 @@ from clenv.errors import (
     UnknownNameError,
 )
 from clenv.events import Exactness, Permanence, Receipt, UnlearnRequest, VisitBegin, VisitEnd
+from clenv.losses import mean_loss
 from clenv.settings import Settings
 from clenv.split import Split
 from clenv.task import Task
@@ -118,7 +119,7 @@ def test_the_loss_is_that_of_the_prediction_made_before_learning(make_tasks):
     for _ in range(10):
         x, before = env._x, agent.weight.detach().clone()
         _, reward, *_ = env.step(agent)
-        assert -reward == F.cross_entropy(x @ before, told(agent, clenv.Outcome)[-1].y).item()
+        assert -reward == mean_loss(x @ before, told(agent, clenv.Outcome)[-1].y).item()
 
 
 def test_the_outcome_is_the_minibatch_that_was_answered(make_tasks):

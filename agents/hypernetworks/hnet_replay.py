@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clenv.agent import Outcome
+from clenv.agents.networks.backbone import affine
 from clenv.agents.networks.flat import differentiate
 from clenv.agents.networks.learning import told
 from clenv.agents.references.finetune import Finetune
@@ -94,9 +95,9 @@ class HNETReplay(Finetune):
             tasks, x = tasks[:1], x.flatten(0, 1)[None]
         losses = []
         for task, inputs in zip(tasks, x, strict=True):
-            h = self.hidden(inputs, self._slot(task))
+            h = self.hidden(self._lift(inputs), self._slot(task))
             counted = slice(self._spec.outputs(task) if self._head_per_task else None)
-            answers = F.linear(h, *self._head(self._slot(task))[-2:])[:, counted]
+            answers = self._drop(affine(h, *self._head(self._slot(task)).trained[-2:]))[:, counted]
             targets = self.teacher.predict(inputs, task)[:, counted]
             losses.append(F.mse_loss(answers, targets) if self._spec.loss == "mse" else distillation(answers, targets))
         return torch.stack(losses).mean()

@@ -171,7 +171,7 @@ class AmnesiacHAT(AdaHAT):
         """Return AdaHAT, which draws the same numbers under this class's name; None with pruning, which is learning."""
         if self._hyper.prune:
             return None
-        plain: type[AdaHAT] = type(type(self).__name__, (AdaHAT,), {"herds": self.declares_herds})
+        plain: type[AdaHAT] = type(type(self).__name__, (AdaHAT,), {})
         options = {item.name: getattr(self._hyper, item.name) for item in fields(AdaHAT.Hyperparameters)}
         return plain(self._spec, seed=self._seed, device=self._device, **options)
 

@@ -79,7 +79,7 @@ class UnitMasked(Learner):
                 f"{type(self).__name__} keeps tasks apart, but normalise='batch' has statistics that every task moves: "
                 "expected normalise='independent', 'group' or 'none'"
             )
-        self._together = self.declares_herds and self._backbone.stacks
+        self._together = self._backbone.stacks
         self._rule: Rule = self._hyper.rule()
         self._units = sum(self._backbone.units)
         self.shared = self._new_shared(self._backbone.initial(self.generator("init"), self._device))
@@ -140,7 +140,9 @@ class UnitMasked(Learner):
         self.tasks = {task: self._new(task) for task in self.tasks}
 
     def _close(self) -> None:
-        """Let there be no open segment."""
+        """Let there be no open segment, and an optimiser that knows of none."""
+        for part in (self.shared, *(record["head"] for record in self.tasks.values())):
+            part.restart()
         self.running, self.annealing, self.position = None, False, 0
         self.snapshot = None
         self._prepare()

@@ -66,8 +66,8 @@ class Flat(Sequence[nn.Parameter]):
         self.derived: dict[str, Tensor] = {}
         self.steps = like.new_zeros(1, dtype=torch.float32)
         self.lay_out()
-        for mine, theirs in zip(self, given, strict=True):
-            mine.data.copy_(theirs)
+        for mine, theirs in zip(self.views("values"), given, strict=True):
+            mine.copy_(theirs)
 
     @classmethod
     def stacked(cls, networks: Sequence[Flat]) -> Flat:
@@ -198,8 +198,10 @@ class Flat(Sequence[nn.Parameter]):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the parameters and what is kept beside them, as plain containers and tensors."""
-        return {"steps": int(self.steps), **{name: self.views(name) for name in self.vectors}}
+        beside = {name: self.views(name) for name in self.vectors if name != "values"}
+        return {"steps": int(self.steps), "values": list(self), **beside}
 
+    @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned, in place."""
         self.steps.fill_(state["steps"])

@@ -42,11 +42,6 @@ class Learner(Agent):
     _together: bool = False  # whether parameters have a leading dimension over networks, be it of one
     _many: bool = False  # whether this one stands for all members of a herd
 
-    @property
-    def declares_herds(self) -> bool:
-        """Whether its class, not one that it is derived from, says that several can be trained together."""
-        return bool(vars(type(self)).get("herds", False))
-
     @abstractmethod
     def enter(self, task: int | None) -> None:
         """Make ready to learn a task; nothing happens if it is the running one. None: it is hidden."""
@@ -96,7 +91,8 @@ class Learner(Agent):
     @property
     def herdable(self) -> bool:
         """Whether it can be one of a herd: its class says so, and its network, its options and the stream allow it."""
-        return self._together and not self._spec.label_delay and not self._differs
+        declared = bool(vars(type(self)).get("herds", False))  # not that of a class it is derived from
+        return declared and self._together and not self._spec.label_delay and not self._differs
 
     @classmethod
     def herd(cls, members: Sequence[Agent]) -> Herd:
@@ -104,13 +100,11 @@ class Learner(Agent):
         from .herd import LearnerHerd
 
         learners = [member for member in members if isinstance(member, Learner)]
-        if not vars(cls).get("herds", False):
-            return super().herd(members)
         if not all(learner.herdable for learner in learners):
             raise CapabilityError(
-                f"{cls.__name__} learns alone with these options: a herd needs dense layers without normalisation or "
-                "dropout, an activation that rounds alike everywhere (not sigmoid, elu), a stream without label delay, "
-                "and no option of the method that acts on one network at a time"
+                f"{cls.__name__} learns alone, or does with these options: a herd needs dense layers without "
+                "normalisation or dropout, an activation that rounds alike everywhere (not sigmoid, elu), a stream "
+                "without label delay, and no option of the method that acts on one network at a time"
             )
         return LearnerHerd(learners)
 

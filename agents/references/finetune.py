@@ -62,7 +62,7 @@ class Finetune(Learner):
                 f"normalise='independent' gives each task its own, but {type(self).__name__} has one head for all "
                 "here: expected paradigm='task' and task_labels='given'"
             )
-        self._together = self.declares_herds and self._backbone.stacks
+        self._together = self._backbone.stacks
         self._rule: Rule = self._hyper.rule()
         self.restart_backbone()
         self.heads: dict[int, Flat] = {}

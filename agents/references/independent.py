@@ -40,12 +40,20 @@ class Independent(Learner):
     ) -> None:
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
         self.learners: dict[int, Finetune] = {}
-        self._running = self._new(0)  # what no network can be built of is refused now
+        self._running: Finetune | None = None
+        declared = bool(vars(type(self)).get("herds", False))
+        self._herdable = self._new(0).herdable and declared  # what no network can be built of is refused now
 
     @property
     def herdable(self) -> bool:
         """Whether it can be one of a herd."""
-        return self.declares_herds and self._running.herdable
+        return self._herdable
+
+    @property
+    def running(self) -> Finetune:
+        """The network of the task entered."""
+        assert self._running is not None  # for the type checker: `enter` came before
+        return self._running
 
     def _learner(self, task: int | None) -> Finetune:
         """Return a task's network; one that does not exist yet is made, but not kept."""
@@ -79,28 +87,30 @@ class Independent(Learner):
     def step(self, observation: Mapping[str, Any]) -> Tensor:
         """Let the task's network answer."""
         self.enter(observation["task"])
-        return self._running.step(observation)
+        return self.running.step(observation)
 
     def forward(self, x: Tensor) -> Tensor:
         """Answer inputs by the network of the task entered."""
-        return self._running.forward(x)
+        return self.running.forward(x)
 
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
         """Let the network of the task entered learn."""
-        return self._running.learn(loss)
+        return self.running.learn(loss)
 
     def parts(self) -> list[Flat]:
         """Return what a step trains: the network of the task entered."""
-        return self._running.parts()
+        return self.running.parts()
 
     def represent(self, members: Sequence[Any], stacks: Sequence[Flat]) -> None:
         """Stand for members of a herd."""
         super().represent(members, stacks)
-        self._running = copy.copy(self._running)
+        self._running = copy.copy(self.running)
         self._running.represent(members, stacks)
 
     def unlearn(self, request: UnlearnRequest) -> Receipt:
         """Drop the tasks' networks."""
         dropped = [self.learners.pop(task) for task in request.tasks if task in self.learners]
+        if self._running in dropped:
+            self._running = None
         freed = sum(learner.memory() for learner in dropped)
         return Receipt(Exactness.EXACT, bytes_freed=freed, detail=f"{len(dropped)} networks dropped")

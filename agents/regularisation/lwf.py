@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clenv.agent import Outcome
+from clenv.agents.networks.backbone import affine
 from clenv.agents.references.finetune import ALL
 from clenv.agents.rehearsal.rehearsing import Rehearsing
 from clenv.events import Exactness, Receipt, UnlearnRequest
@@ -82,8 +83,8 @@ class LwF(Rehearsing, Consolidating):
     def forward(self, x: Tensor) -> Tensor:
         """Answer inputs through the head in use."""
         assert self.slot is not None  # for the type checker: `enter` came before
-        self._h = self.hidden(x, self.slot)
-        self._outputs = F.linear(self._h, *self.heads[self.slot])
+        h = self.hidden(self._lift(x), self.slot)
+        self._h, self._outputs = self._drop(h), self._drop(affine(h, *self.heads[self.slot].trained))
         return self._outputs
 
     def with_graph(self, outcome: Outcome) -> Tensor:
@@ -105,7 +106,8 @@ class LwF(Rehearsing, Consolidating):
             h = self._backbone.forward(x, self.teacher[BACKBONE], buffers=self.teacher[_BUFFERS])
             theirs = _answers(h, [self.teacher[head] for head in heads])
         alone = heads == [self.slot]
-        mine = self._outputs if alone else _answers(self._h, [self.heads[head] for head in heads])
+        theta = [] if alone else [[self._drop(each) for each in self.heads[head].trained] for head in heads]
+        mine = self._outputs if alone else _answers(self._h, theta)
         known = self._known
         if self._spec.loss == "mse":
             squares = (mine - theirs) ** 2 if known is None else (mine - theirs) ** 2 * known

@@ -6,7 +6,7 @@ import warnings
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import clenv
 from clenv.agents.references.finetune import Finetune
@@ -50,10 +50,7 @@ class HeadOnly(Finetune):
 
     def unlearn(self, request: clenv.UnlearnRequest) -> Receipt:
         for task in request.tasks:
-            self.parked.pop(task, None)
-            self.heads.pop(task, None)
-            if self.slot == task:
-                self.slot, self.optimizer = None, None
+            self.drop_head(task)
         return Receipt(Exactness.ISOLATED)
 
 
@@ -64,8 +61,7 @@ class WrongOnPurpose(HeadOnly):
 
     def unlearn(self, request: clenv.UnlearnRequest) -> Receipt:
         for task in request.tasks:
-            self.heads[task] = [nn.Parameter(-3 * parameter.detach()) for parameter in self.heads[task]]
-            self.parked.pop(task, None)
+            self.heads[task] = self.flat([-3 * parameter.detach() for parameter in self.heads[task]])
         return Receipt(Exactness.INTERFACE)
 
 

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from flats import widen
 from hat_lives import OPTIMIZERS, X, all_equal, lives, play, request, shared
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -238,10 +239,11 @@ def test_freed_capacity_is_usable_at_the_next_step(life):
     play(env, agent, 17)
     others = agent._support(agent.tasks[0]["mask"])
     only = [mine & ~other for mine, other in zip(agent._support(agent.tasks[1]["mask"]), others, strict=True)]
-    assert all((rate[flags] < 1).all() for rate, flags in zip(agent._protection.rates, only, strict=True))
+    rates, counts = (agent.shared.cut(agent.shared.derived[name]) for name in ("rate", "counts"))
+    assert all((rate[flags] < 1).all() for rate, flags in zip(rates, only, strict=True))
     agent.unlearn(request(1))
-    assert all((rate[flags] == 1).all() for rate, flags in zip(agent._protection.rates, only, strict=True))
-    assert all_equal(agent._counts, agent._sums([agent.tasks[0]["mask"]]))
+    assert all((rate[flags] == 1).all() for rate, flags in zip(rates, only, strict=True))
+    assert all_equal(counts, agent._sums([agent.tasks[0]["mask"]]))
     assert all(flags.any() for flags in only)
     play(env, agent)
     assert adds_up(agent)
@@ -341,21 +343,17 @@ def test_dividing_by_the_rate_gives_the_unprotected_update(life, steps):
     env, agent = life((0, 1), **options)
     play(env, agent, 8)
     agent.enter(1)
-    agent.shared = [torch.nn.Parameter(p.detach().double()) for p in agent.shared]
     agent._initial = [p.double() for p in agent._initial]
-    for record in agent.tasks.values():
-        record["e"] = torch.nn.Parameter(record["e"].detach().double())
-    agent.remainder = []
-    agent.rebuild()
-    agent._free = agent._free.double()
+    for flat in (agent.shared, *(record["e"] for record in agent.tasks.values())):
+        widen(flat)
     slopes = [torch.linspace(1, 2, p.numel(), dtype=torch.float64).view_as(p) for p in agent.shared]
     used = agent._flat(agent._support(agent.tasks[0]["mask"]))
     head = agent.tasks[1]["head"]
     for _ in range(steps):
-        agent._s, agent._gates = 1.0, torch.sigmoid(agent.tasks[1]["e"])
-        loss = sum((p * slope).sum() for p, slope in zip(agent.shared, slopes, strict=True))
-        agent.learn(loss + sum((0 * p).sum() for p in head))
-    agent._record(1, agent._counts)
+        agent._s, agent._gain, agent._gates = 1.0, 400.0, torch.sigmoid(agent.tasks[1]["e"].trained[0])
+        loss = sum((p * slope).sum() for p, slope in zip(agent.shared.trained, slopes, strict=True))
+        agent.learn(loss + sum((0 * p).sum() for p in head.trained))
+    agent._record(1, agent._counts())
     *_, (_, _, _, index, values, rates) = agent.traces
     free = -0.05 * steps * agent._flat(slopes)[index]
     shrunk = used[index]
@@ -424,10 +422,11 @@ def test_a_backup_that_has_no_unit_is_the_main_network_and_one_that_has_all_is_i
     agent = life()[1]
     main, other = shared(agent), [p + 1 for p in shared(agent)]
     none, every = ([torch.full((n,), flag) for n in (12, 12, 10, 10)] for flag in (False, True))
-    assert all_equal(routed(none, other, main), main)
-    assert all_equal(routed(every, other, main), other)
+    shapes = [p.shape for p in main]
+    assert all_equal(routed(none, shapes, other, main), main)
+    assert all_equal(routed(every, shapes, other, main), other)
     some = [torch.arange(n) % 2 == 0 for n in (12, 12, 10, 10)]
-    for mixed, a, b in zip(routed(some, other, main), other, main, strict=True):
+    for mixed, a, b in zip(routed(some, shapes, other, main), other, main, strict=True):
         assert torch.equal(mixed[::2], a[::2])
         assert torch.equal(mixed[1::2], b[1::2])
 

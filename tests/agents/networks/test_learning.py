@@ -1,59 +1,14 @@
-"""What learners share: write protection, and the turn that learns from the scored pass."""
+"""What learners share: the turn that learns from the scored pass."""
 
 import pytest
 import torch
-from torch import nn
 
 import clenv
-from clenv.agents.networks.learning import Training, WriteProtection, set_gradients
+from clenv.agents.networks.learning import Training
 from clenv.agents.references.finetune import Finetune
 from clenv.env import ContinualEnv
 from clenv.errors import CapabilityError, SettingsError
 from clenv.settings import Settings
-
-
-@pytest.mark.parametrize(
-    "training",
-    [
-        Training(optimizer="sgd", learning_rate=0.1),
-        Training(optimizer="sgd", learning_rate=0.1, momentum=0.9, weight_decay=0.1),
-        Training(optimizer="adam", weight_decay=0.1),
-    ],
-)
-def test_protected_entries_keep_their_bits_and_others_learn_as_before(training):
-    def train(protected):
-        w = nn.Parameter(torch.linspace(-1, 1, 10))
-        optimizer = training.make_optimizer([w])
-        for number in range(5):
-            if number == 2 and protected is not None:  # by now the optimiser has moments
-                before, protection = w.detach().clone(), WriteProtection([w], [protected])
-            gradient = torch.cos(w.detach() * number)
-            if number >= 2 and protected is not None:
-                protection.mask([gradient])
-            set_gradients([w], [gradient])
-            optimizer.step()
-            if number >= 2 and protected is not None:
-                with torch.no_grad():
-                    protection.restore()
-        return w.detach(), before if protected is not None else None
-
-    flags = torch.arange(10) % 3 == 0
-    (free, _), (guarded, before) = train(None), train(flags)
-    assert torch.equal(guarded[flags], before[flags])
-    assert torch.equal(guarded[~flags], free[~flags])
-    assert not torch.equal(free[flags], before[flags])
-
-
-def test_masked_gradients_alone_do_not_protect():
-    """What `WriteProtection.restore` is for: weight decay moves an entry without a gradient."""
-    w = nn.Parameter(torch.ones(2))
-    optimizer = Training(optimizer="sgd", learning_rate=0.1, weight_decay=0.1).make_optimizer([w])
-    gradient = torch.ones(2)
-    WriteProtection([w], [torch.tensor([True, False])]).mask([gradient])
-    set_gradients([w], [gradient])
-    optimizer.step()
-    assert gradient.tolist() == [0, 1]
-    assert w[0] != 1
 
 
 @pytest.mark.parametrize(

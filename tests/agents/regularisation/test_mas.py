@@ -26,12 +26,12 @@ def test_importance_is_the_mean_absolute_gradient_of_single_examples(make_tasks)
     for _ in range(5):
         shown.append(env._observation["x"])
         env.step(agent)
-    theta = list(agent.shared)
-    expected = [torch.zeros_like(p) for p in theta]
+    theta = agent.shared.trained
+    expected = [torch.zeros_like(p) for p in agent.shared]
     for x in torch.cat(shown):
         value = agent.forward(x[None]).square().sum()
         for total, gradient in zip(expected, torch.autograd.grad(value, theta), strict=True):
-            total += gradient.abs() / 40
+            total += gradient[0].abs() / 40
     for found, wanted in zip(agent.omega[-1], expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7)
 
@@ -63,7 +63,7 @@ def test_segments_are_added_up_or_averaged(make_tasks, monkeypatch, average, exp
     agent = clenv.make_agent("mas", env, hidden=(5,), average=average)
     env.step(agent)
     for value in (1.0, 3.0):
-        whole = {part: [torch.full_like(p, value) for p in agent.parameters(part)] for part in (-1, 0)}
+        whole = {part: torch.full_like(agent.part(part).values, value) for part in (-1, 0)}
         monkeypatch.setattr(agent, "estimate", lambda *_, whole=whole: {0: whole})
         agent.consolidate()
     assert all(bool((values == expected).all()) for part in agent.omega.values() for values in part)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from flats import widen
 
 import clenv
 from clenv.env import ContinualEnv
@@ -115,7 +116,7 @@ def test_importance_depends_neither_on_the_batch_size_nor_on_the_order(make_task
     order = torch.randperm(30, generator=draws)
     found = []
     for rows, size in ((torch.arange(30), 30), (torch.arange(30), 1), (order, 7)):
-        agent.omega, agent.anchor = {}, {}
+        agent.hold({}, {})
         agent.summands, agent.kept = {}, [(0, 0, 3, x[part], y[part]) for part in rows.split(size)]
         agent.consolidate()
         found.append(torch.cat([values.flatten() for part in agent.omega.values() for values in part]))
@@ -128,24 +129,29 @@ def test_importance_depends_neither_on_the_batch_size_nor_on_the_order(make_task
 def test_the_pull_is_the_gradient_of_the_penalty(make_tasks, name):
     """Against autograd, in double precision; it is zero at the anchor and before the first segment ends."""
     agent, _ = trained(make_tasks, name, {}, strength=7.0)
-    doubled = [p.detach().double().requires_grad_() for p in agent._trained]
-    gradients = [torch.zeros_like(p) for p in doubled]
-    agent._trained = doubled
-    for part in (-1, agent.slot):
-        agent.omega[part] = [torch.rand_like(v.double()) for v in agent.omega[part]]
-        agent.anchor[part] = [torch.rand_like(v.double()) for v in agent.anchor[part]]
-    omega, anchor = ([*held[-1], *held[agent.slot]] for held in (agent.omega, agent.anchor))
-    half = 0.5 if name.startswith("ewc") else 1.0
-    penalty = half * 7.0 * sum((o * (p - a) ** 2).sum() for o, p, a in zip(omega, doubled, anchor, strict=True))
-    agent.pull(gradients)
-    for mine, hers in zip(gradients, torch.autograd.grad(penalty, doubled), strict=True):
+    parts = [agent.shared, agent.heads[agent.slot]]
+    half, penalty = 0.5 if name.startswith("ewc") else 1.0, torch.zeros(())
+    for part in parts:
+        widen(part)
+        for held in ("importance", "anchor"):
+            part.vectors[held].copy_(torch.rand_like(part.values))
+        for p, o, a in zip(part, part.views("importance"), part.views("anchor"), strict=True):
+            penalty = penalty + half * 7.0 * (o * (p - a) ** 2).sum()
+    agent.pull(parts)
+    found = [gradient for part in parts for gradient in part.cut(part.gradient)]
+    for mine, hers in zip(found, torch.autograd.grad(penalty, [p for part in parts for p in part]), strict=True):
         torch.testing.assert_close(mine, hers, rtol=0, atol=1e-8)
-    for held, pulled in (((*anchor,), 0), ((), 0)):
-        gradients = [torch.zeros_like(p) for p in doubled]
-        agent._trained = list(held) or doubled
-        agent.omega = agent.omega if held else {}
-        agent.pull(gradients)
-        assert all(bool((g == pulled).all()) for g in gradients)
+    agent.held = []
+    for part in parts:
+        before = part.gradient.clone()
+        agent.pull([part])
+        assert torch.equal(part.gradient, before)
+        part.gradient.zero_()
+    agent.held = [-1]
+    for part in parts:
+        part.vectors["anchor"].copy_(part.values)
+        agent.pull([part])
+        assert not part.gradient.any()
 
 
 def test_examples_are_spread_over_the_segment_and_bounded(make_tasks):

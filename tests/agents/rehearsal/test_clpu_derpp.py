@@ -112,7 +112,7 @@ def test_a_task_that_is_not_permanent_is_learned_alone_from_a_copy_of_the_main_n
     for _ in range(4):
         env.step(agent)
     main = Finetune(env.stream_spec, seed=agent.main.seed, hidden=(8,), learning_rate=0.01)
-    main.shared = agent.main.shared
+    main.shared = main.flat(agent.main.shared)
     alone = Finetune(env.stream_spec, seed=agent.main.seed, hidden=(8,), learning_rate=0.01)
     alone.load_state_dict(main.state_dict())
     other = world(make_tasks(2), requests=script, schedule=(0, 1))

@@ -201,7 +201,7 @@ def test_learners_and_their_options(make_tasks):
     with pytest.raises(SettingsError, match="has no head"):
         clenv.make_agent("reinit-head", env, learner="hat")
     with pytest.raises(SettingsError, match="does not learn by gradients"):
-        clenv.make_agent("ascend", env, learner="independent")
+        clenv.make_agent("ascend", env, learner="blind-task")
     with pytest.raises(CapabilityError, match="label_delay=0"):
         clenv.make_agent("subtract", environment(make_tasks, label_delay=2))
     hidden = environment(make_tasks, task_labels="hidden", paradigm="domain", announce_switches=False)
