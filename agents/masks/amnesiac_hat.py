@@ -42,11 +42,14 @@ def routed(
     Args:
         units: For each parameter, which of the units that it writes.
         shapes: Its shape.
-        backup: Parameters, with a leading dimension or without.
+        backup: Parameters, or what is trained of them (see `Flat`).
         main: Likewise.
     """
-    rows = [flags.view(-1, *[1] * (len(shape) - 1)) for flags, shape in zip(units, shapes, strict=True)]
-    return [torch.where(*parts) for parts in zip(rows, backup, main, strict=True)]
+    parts = []
+    for flags, shape, other, mine in zip(units, shapes, backup, main, strict=True):
+        of_units = flags if mine.dim() > len(shape) else flags.view(-1, *[1] * (len(shape) - 1))
+        parts.append(torch.where(of_units, other, mine))
+    return parts
 
 
 def compensated(values: Tensor, rates: Tensor, layer: Tensor) -> Tensor:

@@ -98,12 +98,12 @@ def affine(h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
     Args:
         h: Shape ``(n, inputs)``; of S networks ``(S, n, inputs)``.
-        weight: Shape ``(outputs, inputs)``, or ``(S, outputs, inputs)``.
+        weight: Shape ``(outputs, inputs)``, or ``(S, inputs, outputs)``.
         bias: Shape ``(outputs,)``, or ``(S, outputs)``; None: there is none.
     """
     if weight.dim() == 2:
         return F.linear(h, weight, bias)
-    return torch.bmm(h, weight.mT) if bias is None else torch.baddbmm(bias[:, None], h, weight.mT)
+    return torch.bmm(h, weight) if bias is None else torch.baddbmm(bias[:, None], h, weight)
 
 
 def initial_affine(

@@ -39,8 +39,9 @@ class Flat(Sequence[nn.Parameter]):
         derived: What a method derives from its state and keeps at hand for each step, with a leading dimension over
             networks; to be set as a whole once, and then changed in place.
         steps: Steps that an optimiser took, shape ``(S,)``.
-        trained: What gradients are taken of: leaves over the values, shaped like the parameters, and with a leading
-            dimension over networks if they may be trained together.
+        trained: What gradients are taken of: leaves over the values, shaped like the parameters; or, if networks may be
+            trained together, with a leading dimension over them and matrices of weights transposed, ``(S, inputs,
+            outputs)``, as products of many matrices and their gradients come.
         together: Whether they may be.
 
     Raises:
@@ -91,11 +92,12 @@ class Flat(Sequence[nn.Parameter]):
         self._apart: list[dict[str, Tensor]] | None = None
 
     def stretches(self, vectors: Tensor) -> list[Tensor]:
-        """Cut vectors, shape ``(S, P)``, into views shaped like the parameters, with a leading dimension."""
+        """Cut vectors, shape ``(S, P)``, into views like what is trained, with a leading dimension."""
         views, place = [], 0
         for shape in self.shapes:
             count = math.prod(shape)
-            views.append(vectors[:, place : place + count].view(len(vectors), *shape))
+            stored = shape[::-1] if self.together else shape
+            views.append(vectors[:, place : place + count].view(len(vectors), *stored))
             place += whole(count)
         return views
 
@@ -105,7 +107,13 @@ class Flat(Sequence[nn.Parameter]):
 
     def cut(self, vector: Tensor) -> list[Tensor]:
         """Return a vector of a single network, shape ``(1, P)``, as views shaped like the parameters."""
-        return [view[0] for view in self.stretches(vector)]
+        return [view[0].mT if self.together and view.dim() == 3 else view[0] for view in self.stretches(vector)]
+
+    def parameters(self) -> list[Tensor]:
+        """Return what is trained of a single network shaped like the parameters, with its graph."""
+        if not self.together:
+            return self.trained
+        return [leaf[0].mT if leaf.dim() == 3 else leaf[0] for leaf in self.trained]
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         """Return tensors shaped like the parameters as one vector, shape ``(1, P)``."""
@@ -188,8 +196,8 @@ class Flat(Sequence[nn.Parameter]):
             home.recount()
         self.steps, self.vectors, self.derived = kept.pop("steps"), kept, derived
         leaves = self.stretches(self.values)
-        for parameter, leaf in zip(self._parameters, leaves, strict=True):
-            parameter.data = leaf[0]
+        for parameter, view in zip(self._parameters, self.views("values"), strict=True):
+            parameter.data = view
         if self.together:
             self.trained = [leaf.requires_grad_() for leaf in leaves]
         self._apart = None

@@ -106,7 +106,7 @@ class LwF(Rehearsing, Consolidating):
             h = self._backbone.forward(x, self.teacher[BACKBONE], buffers=self.teacher[_BUFFERS])
             theirs = _answers(h, [self.teacher[head] for head in heads])
         alone = heads == [self.slot]
-        theta = [] if alone else [[self._drop(each) for each in self.heads[head].trained] for head in heads]
+        theta = [] if alone else [self.heads[head].parameters() for head in heads]
         mine = self._outputs if alone else _answers(self._h, theta)
         known = self._known
         if self._spec.loss == "mse":

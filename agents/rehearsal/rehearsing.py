@@ -69,9 +69,9 @@ class Rehearsing(Finetune):
             return self._drop(affine(h, *self.heads[used[0]].trained))
         heads = [self.heads[slot].trained for slot in used]
         if not self._together:
-            heads = [[parameter[None] for parameter in head] for head in heads]
+            heads = [[weight.mT[None], bias[None]] for weight, bias in heads]
         weight, bias = (torch.cat(parameters) for parameters in zip(*heads, strict=True))
-        through_each = torch.baddbmm(bias[:, None], h.expand(len(used), -1, -1), weight.mT)
+        through_each = affine(h.expand(len(used), -1, -1), weight, bias)
         place = {slot: number for number, slot in enumerate(used)}
         own = torch.tensor([place[slot] for slot in slots], device=h.device)[None, :, None]
         return through_each.gather(0, own.expand(1, -1, through_each.shape[2]))[0]

@@ -14,7 +14,12 @@ def leaves(agent):
 def gradients(loss, agent):
     """Return the gradients of a loss by what the agent trains, shaped like the parameters."""
     found = torch.autograd.grad(loss, leaves(agent))
-    return [g.view(p.shape) for g, p in zip(found, (p for part in agent.parts() for p in part), strict=True)]
+    return [plain(gradient) for gradient in found]
+
+
+def plain(leaf):
+    """Return a tensor like a trained leaf shaped like the parameter."""
+    return leaf[0].mT if leaf.dim() == 3 else leaf[0]
 
 
 def learned(agent):
