@@ -174,7 +174,7 @@ class ContinualEnv(World, gymnasium.Env[dict[str, Any], Any]):
             figures = action.observe(outcome)
         info = self._info(timeline, events)
         info["figures"] = figures
-        return self._observation, -self._loss, *_over(timeline), info
+        return self._observation, -self._loss, *over(timeline), info
 
     def _step_with_predictions(
         self, timeline: Timeline, predictions: Tensor
@@ -187,7 +187,7 @@ class ContinualEnv(World, gymnasium.Env[dict[str, Any], Any]):
         info["outcomes"] = tuple(outcome.to_numpy() for outcome in outcomes)
         if outcomes and outcomes[-1].step == self._step:
             info["targets"] = info["outcomes"][-1]["y"]
-        return self.observation, -self._loss, *_over(timeline), info
+        return self.observation, -self._loss, *over(timeline), info
 
     def _show(self) -> None:
         """Take out the minibatch of the step that is about to be played."""
@@ -230,7 +230,7 @@ class ContinualEnv(World, gymnasium.Env[dict[str, Any], Any]):
     def _enter(self, timeline: Timeline, loss: Tensor, value: float, hits: float) -> list[Outcome]:
         """Enter the loss of the step and how many answers were right; return the targets that are revealed now."""
         self._loss, self._accuracy = value, hits / self._form[0]
-        step = timeline.step
+        self._step = step = timeline.step
         if step >= 0:
             self.score.add(value, self._accuracy)
         if not math.isfinite(value):
@@ -244,7 +244,6 @@ class ContinualEnv(World, gymnasium.Env[dict[str, Any], Any]):
 
     def _close(self, timeline: Timeline) -> Sequence[Event]:
         """Let the events of this step fall, and move on to the next."""
-        self._step = timeline.step
         if timeline.finished is not None:
             return ()
         events = timeline.advance()
@@ -344,6 +343,6 @@ class ContinualEnv(World, gymnasium.Env[dict[str, Any], Any]):
         self._show()
 
 
-def _over(timeline: Timeline) -> tuple[bool, bool]:
+def over(timeline: Timeline) -> tuple[bool, bool]:
     """Return whether the stream terminated, and whether it was truncated."""
     return timeline.finished is not None and not timeline.truncated, timeline.truncated

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clenv.agent import Agent, Outcome
-from clenv.env import ContinualEnv
+from clenv.env import ContinualEnv, over
 from clenv.errors import CapabilityError, CheckpointError, ClenvError, PredictionError, SettingsError
 from clenv.events import Event
 from clenv.fields import Whole, convert
@@ -28,6 +28,7 @@ from clenv.settings import Settings, StreamSpec
 from clenv.task import Scenario, Task
 
 Array = NDArray[Any]
+_ABSENT = object()
 
 
 class Played(NamedTuple):
@@ -54,19 +55,34 @@ class Row(ContinualEnv):
         return twin
 
     @property
-    def over(self) -> bool:
-        """Whether the stream has ended."""
-        return self.timeline.finished is not None
+    def finished(self) -> tuple[bool, bool]:
+        """Whether the stream terminated, and whether it was truncated."""
+        return over(self.timeline)
 
     @property
-    def observed(self) -> dict[str, Any]:
-        """The observation of the step about to be played, ``x`` a tensor on the device."""
-        return self._observation
+    def inputs(self) -> Tensor:
+        """Inputs of the step about to be played, on the device."""
+        return self._x
 
     @property
-    def asked(self) -> tuple[Tensor, int | None, int]:
+    def place(self) -> tuple[Any, Any]:
+        """Task, -1 if it is hidden, and position in its round, of the step about to be played."""
+        return self._observation["task"], self._observation["position"]
+
+    @property
+    def loss(self) -> float:
+        """Loss of the step just played."""
+        return self._loss
+
+    @property
+    def scored(self) -> tuple[int, float, float]:
+        """The step just played, its loss, and its accuracy; nan for regression."""
+        return self._step, self._loss, self._accuracy
+
+    @property
+    def asked(self) -> tuple[Tensor, Any, int]:
         """Targets, task (None if it is hidden) and outputs that count, of the step about to be played."""
-        return self._y, self.timeline.round.task if self._given else None, self._shown.outputs
+        return self._y, self._observation["task"] if self._given else None, self._shown.outputs
 
     def greet(self, agent: Agent) -> None:
         """Tell an agent what is due before the first step."""
@@ -126,6 +142,8 @@ class ContinualVectorEnv(VectorEnv[dict[str, Any], Any, Array]):
         self.rows = [first, *(first.beside() for _ in self.seeds[1:])]
         self.num_envs = len(self.rows)
         self._stacked: Tensor | None = None  # inputs of the steps about to be played
+        self._terminated = np.ones(self.num_envs, dtype=np.bool_)  # until there is a first reset
+        self._truncated = np.zeros(self.num_envs, dtype=np.bool_)
         self.single_observation_space, self.single_action_space = first.observation_space, first.action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
@@ -164,7 +182,7 @@ class ContinualVectorEnv(VectorEnv[dict[str, Any], Any, Array]):
         for row, own, begins in zip(self.rows, seeds, mask, strict=True):
             if begins:
                 row.reset(seed=own)
-        self._stacked = None
+        self._settle(np.flatnonzero(mask).tolist())
         return self.observations, {}
 
     def _seeds(self, seed: int | Sequence[int | None] | None) -> Sequence[int | None]:
@@ -197,17 +215,20 @@ class ContinualVectorEnv(VectorEnv[dict[str, Any], Any, Array]):
             ProtocolError: A scripted request broke the protocol.
             ClenvError: All streams are over, or have not begun.
         """
-        playing = [number for number, row in enumerate(self.rows) if not row.over]
+        playing = np.flatnonzero(~(self._terminated | self._truncated)).tolist()
         if not playing:
-            raise ClenvError("all streams are over: call reset()")
+            raise ClenvError("all streams are over, or none has begun: call reset()")
         if isinstance(actions, Herd):
-            infos = {number: self.rows[number].info(one) for number, one in self.play(actions, playing).items()}
-            each = [row.observed for row in self.rows]
+            played = self.play(actions, playing)
+            each = [self.rows[number] for number in playing]
+            losses, infos = [row.loss for row in each], self._columns(playing, each, played)
+            places = [row.place for row in self.rows]
             observations: dict[str, Any] = {"x": self._inputs()}
-            observations |= {name: np.array([one[name] for one in each]) for name in ("task", "position")}
+            observations |= dict(zip(("task", "position"), np.array(places).T, strict=True))
         elif isinstance(actions, np.ndarray | Tensor) and len(actions) == self.num_envs:
-            infos = {number: self.rows[number].step(actions[number])[4] for number in playing}
-            self._stacked = None
+            told = [self.rows[number].step(actions[number])[4] for number in playing]
+            self._settle(playing)
+            losses, infos = [info["loss"] for info in told], self._together(playing, told)
             observations = self.observations
         else:
             raise PredictionError(
@@ -215,32 +236,62 @@ class ContinualVectorEnv(VectorEnv[dict[str, Any], Any, Array]):
                 f"environment), or predictions of shape {self.action_space.shape}"
             )
         rewards = np.zeros(self.num_envs)
-        rewards[playing] = [-info["loss"] for info in infos.values()]
-        timelines = [row.timeline for row in self.rows]
-        truncated = np.array([timeline.truncated for timeline in timelines])
-        terminated = np.array([timeline.finished is not None for timeline in timelines]) & ~truncated
-        return observations, rewards, terminated, truncated, self._together(infos)
+        rewards[playing] = -np.array(losses)
+        return observations, rewards, self._terminated.copy(), self._truncated.copy(), infos
 
-    def _together(self, infos: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    def _settle(self, numbers: Sequence[int]) -> None:
+        """Take note of where streams are."""
+        self._stacked = None
+        for number in numbers:
+            self._terminated[number], self._truncated[number] = self.rows[number].finished
+
+    def _columns(self, playing: Sequence[int], rows: Sequence[Row], played: Mapping[int, Played]) -> dict[str, Any]:
+        """Return what came of a turn as Gymnasium has infos: arrays by name, and under ``_name`` of which streams."""
+        whose = np.zeros(self.num_envs, dtype=np.bool_)
+        whose[playing] = True
+        columns: dict[str, Any] = {
+            "step": np.zeros(self.num_envs, dtype=np.int64),
+            "loss": np.zeros(self.num_envs),
+            "accuracy": np.zeros(self.num_envs),
+            "events": np.empty(self.num_envs, dtype=object),
+            "figures": np.empty(self.num_envs, dtype=object),
+            "reason": np.empty(self.num_envs, dtype=object),
+        }
+        for name, values in zip(
+            ("step", "loss", "accuracy"), zip(*[row.scored for row in rows], strict=True), strict=True
+        ):
+            columns[name][playing] = values
+        for number, (events, figures) in played.items():
+            columns["events"][number], columns["figures"][number] = tuple(events), figures
+            if events:
+                columns["reason"][number] = self.rows[number].timeline.finished
+        return {**columns, **{f"_{name}": whose for name in columns}}
+
+    def _together(self, playing: Sequence[int], infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return infos as Gymnasium has them: a column a name, and of whom it is."""
-        names = dict.fromkeys(name for info in infos.values() for name in info)
         together: dict[str, Any] = {}
-        for name in names:
-            of = [number for number, info in infos.items() if name in info]
-            values = [infos[number][name] for number in of]
-            plain = isinstance(values[0], int | float | np.ndarray)
-            column = np.array(values) if plain else np.empty(len(of), dtype=object)
-            if not plain:
-                column[:] = values
-            together[name] = np.zeros((self.num_envs, *column.shape[1:]), dtype=column.dtype)
-            together[name][of] = column
-            together[f"_{name}"] = np.isin(np.arange(self.num_envs), of)
+        for name in dict.fromkeys(name for info in infos for name in info):
+            of, values = playing, [info.get(name, _ABSENT) for info in infos]
+            if any(value is _ABSENT for value in values):
+                of = [number for number, value in zip(playing, values, strict=True) if value is not _ABSENT]
+                values = [value for value in values if value is not _ABSENT]
+            like = values[0]
+            if isinstance(like, int | float):
+                column = np.zeros(self.num_envs, dtype=type(like))
+            elif isinstance(like, np.ndarray):
+                column = np.zeros((self.num_envs, *like.shape), dtype=like.dtype)
+            else:
+                column = np.empty(self.num_envs, dtype=object)
+            whose = np.zeros(self.num_envs, dtype=np.bool_)
+            for number, value in zip(of, values, strict=True):
+                column[number], whose[number] = value, True
+            together[name], together[f"_{name}"] = column, whose
         return together
 
     def _inputs(self) -> Tensor:
         """Return the inputs of the steps about to be played, stacked, on the device."""
         if self._stacked is None:
-            self._stacked = torch.stack([row.observed["x"] for row in self.rows])
+            self._stacked = torch.stack([row.inputs for row in self.rows])
         return self._stacked
 
     def play(self, herd: Herd, playing: Sequence[int]) -> dict[int, Played]:
@@ -267,7 +318,6 @@ class ContinualVectorEnv(VectorEnv[dict[str, Any], Any, Array]):
         ys, tasks, outputs = map(list, zip(*[row.asked for row in rows], strict=True))
         answers = herd.answer(x if len(rows) == len(x) else x[playing], tasks, playing)
         losses, hits = losses_of(answers, ys, outputs)
-        self._stacked = None
         outcomes = {}
         for number, row, loss, value, right in zip(
             playing, rows, losses.detach().unbind(), losses.tolist(), hits, strict=True
@@ -276,13 +326,16 @@ class ContinualVectorEnv(VectorEnv[dict[str, Any], Any, Array]):
             if outcome is not None:
                 outcomes[number] = outcome
         figures = herd.observe(outcomes, losses)
-        played = {}
+        played, changed = {}, []
         for number, row in zip(playing, rows, strict=True):
             events = row.end_step()
             if events:
                 row.tell(members[number], events)
                 herd.touched(number)
+            if events or number not in outcomes:
+                changed.append(number)
             played[number] = Played(events, figures.get(number))
+        self._settle(changed)
         return played
 
     # State
@@ -301,4 +354,4 @@ class ContinualVectorEnv(VectorEnv[dict[str, Any], Any, Array]):
             raise CheckpointError(f"this state is of {len(state['rows'])} streams, expected {self.num_envs}")
         for row, one in zip(self.rows, state["rows"], strict=True):
             row.load_state_dict(one)
-        self._stacked = None
+        self._settle(range(self.num_envs))

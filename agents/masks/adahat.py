@@ -72,7 +72,7 @@ class ScaledUpdates:
 
     Args:
         flat: What an optimiser will change; beside it the ``remainder``, what rounding has left out so far; derived:
-            ``rate``, ``used``, bool, where it applies, and room for the weights ``before`` the step.
+            ``rate``, and ``used``, bool, where it applies.
     """
 
     def __init__(self, flat: Flat) -> None:
@@ -80,15 +80,17 @@ class ScaledUpdates:
 
     def mask(self) -> None:
         """Note where the step starts; the gradient stays as it is."""
-        self._flat.derived["before"].copy_(self._flat.values)
+        self._flat.room(0).copy_(self._flat.values)
 
     def restore(self) -> None:
         """Scale the step just taken."""
         w, left = self._flat.values, self._flat.vectors["remainder"]
-        before, used, rate = (self._flat.derived[name] for name in ("before", "used", "rate"))
-        update = torch.addcmul(left, w - before, rate)
-        moved = before + update
-        torch.sub(update, moved.sub(before), out=left)
+        used, rate = self._flat.derived["used"], self._flat.derived["rate"]
+        before, update, moved = map(self._flat.room, range(3))
+        torch.sub(w, before, out=update)
+        torch.addcmul(left, update, rate, out=update)
+        torch.add(before, update, out=moved)
+        torch.sub(update, torch.sub(moved, before, out=before), out=left)
         torch.where(used, moved, w, out=w)
 
 
@@ -145,7 +147,7 @@ class AdaHAT(HAT):
     def _new_shared(self, parameters: Sequence[Tensor]) -> Flat:
         made = super()._new_shared(parameters)
         made.vectors["remainder"] = torch.zeros_like(made.values)
-        made.derived |= {name: torch.zeros_like(made.values) for name in ("counts", "rate", "before")}
+        made.derived |= {name: torch.zeros_like(made.values) for name in ("counts", "rate")}
         made.derived["used"] = torch.zeros_like(made.values, dtype=torch.bool)
         return made
 

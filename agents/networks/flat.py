@@ -89,6 +89,7 @@ class Flat(Sequence[nn.Parameter]):
         leaves = [leaf.requires_grad_() for leaf in self.stretches(self.vectors["values"])]
         self.trained: list[Tensor] = leaves if self.together else list(self._parameters)
         self._gradient: tuple[Tensor, list[Tensor]] | None = None
+        self._room: list[Tensor] = []
         self._apart: list[dict[str, Tensor]] | None = None
 
     def stretches(self, vectors: Tensor) -> list[Tensor]:
@@ -157,6 +158,15 @@ class Flat(Sequence[nn.Parameter]):
             views = self.stretches(vector)
             self._gradient = vector, views if self.together else [view[0] for view in views]
         return self._gradient
+
+    def room(self, number: int) -> Tensor:
+        """Return a tensor for what is computed on the way, shape ``(S, P)``; there are as many as are asked for.
+
+        To make one anew at each step would cost more than what is computed in it.
+        """
+        while len(self._room) <= number:
+            self._room.append(torch.empty_like(self.values))
+        return self._room[number]
 
     def restart(self) -> None:
         """Let the optimiser be as at the begin."""

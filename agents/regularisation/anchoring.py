@@ -95,7 +95,7 @@ class Anchored(Consolidating):
         strength = self.factor * self._hyper.strength
         if strength and self.held:
             for part in parts:
-                away = part.values - part.vectors["anchor"]
+                away = torch.sub(part.values, part.vectors["anchor"], out=part.room(0))
                 part.gradient.addcmul_(part.vectors["importance"], away, value=strength)
 
     @torch.no_grad()

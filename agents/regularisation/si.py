@@ -54,7 +54,7 @@ class SI(Anchored):
         parts = self.parts()
         differentiate(loss, parts)
         # By value: the penalty changes the gradient, and the step the parameters, in place.
-        before = [(part.gradient.clone(), part.values.clone()) for part in parts]
+        before = [(part.room(1).copy_(part.gradient), part.room(2).copy_(part.values)) for part in parts]
         self.pull(parts)
         self._rule.step(parts)
         for part, (gradient, start) in zip(parts, before, strict=True):

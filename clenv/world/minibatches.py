@@ -11,7 +11,7 @@ from clenv.world.batches import Batches
 from clenv.world.repository import Repository, Shown
 from clenv.world.stream import Round
 
-_TOGETHER = 16  # minibatches of a round that are taken out at once
+_TOGETHER = 32  # minibatches of a round that are taken out at once
 
 
 class Minibatches:

@@ -16,8 +16,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clenv.rng import BLOCK, Uniforms, generator, key
+from clenv.rng import BLOCK, Uniforms, generator
 
+_CANDIDATES = 8  # of a draw, before all are raced
 _DRAWS = 1000  # of contexts that cannot be used, in a row, before their source counts as exhausted
 Switch = Literal["other", "any"]
 Mask = NDArray[np.bool_]
@@ -60,15 +61,72 @@ class Plan(ABC):
         """
 
 
+class Draws:
+    """Keyed draws from weights, at a cost that does not depend on how many there are.
+
+    The candidates of draw ``k`` are read from a keyed sequence through an alias table (M. Vose, *A linear algorithm for
+    generating random numbers with a given distribution*, IEEE Trans. Softw. Eng. 17:972-975, 1991), and the first one
+    that is allowed is taken. That is an exact draw from the weights of those allowed, and to forbid one changes only the
+    draws that it would have won. After some rejections exponential clocks ``-ln(1 - U_i) / p_i`` of all are raced,
+    which has both properties as well.
+
+    Args:
+        names: What is drawn; draws go by names, not by positions, so that their order never matters.
+        weights: ``p_i`` > 0, in the same order.
+        place: Seed and purpose (see `clenv.rng`).
+    """
+
+    def __init__(self, names: Sequence[str], weights: Sequence[float], *place: int | str) -> None:
+        seed, *purpose = place
+        self._seed, self._purpose = int(seed), tuple(purpose)
+        self._order = np.array(sorted(range(len(names)), key=names.__getitem__), dtype=np.int64)
+        self._weights = np.asarray(weights, dtype=np.float64)[self._order]
+        self._share, self._alias = _alias_table(self._weights)
+        self._uniforms = Uniforms(self._seed, *purpose)
+
+    def candidates(self, k: int, count: int = 1) -> NDArray[np.int64]:
+        """Return the candidates of draws ``k`` to ``k + count - 1``, as indices, shape ``(count, 8)``, the first first."""
+        places = self._uniforms.span(k * _CANDIDATES, count * _CANDIDATES) * len(self._order)
+        columns = places.astype(np.int64)
+        taken = np.where(places - columns < self._share[columns], columns, self._alias[columns])
+        return self._order[taken].reshape(count, _CANDIDATES)
+
+    def draw(self, k: int, allowed: Callable[[int], bool]) -> int | None:
+        """Return draw ``k`` among what is allowed; None if nothing is."""
+        for candidate in self.candidates(k)[0].tolist():
+            if allowed(candidate):
+                return int(candidate)
+        uniforms = generator(self._seed, *self._purpose, "race", k).random(len(self._order))
+        for place in np.argsort(-np.log1p(-uniforms) / self._weights).tolist():
+            if allowed(index := int(self._order[place])):
+                return index
+        return None
+
+
+def _alias_table(weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return for each column what share of it is its own, and whose the rest is."""
+    share, alias = weights / weights.mean(), np.arange(len(weights))
+    if (weights == weights[0]).all():
+        return np.ones(len(weights)), alias
+    small, large = list(np.flatnonzero(share < 1)), list(np.flatnonzero(share >= 1))
+    while small and large:
+        little, much = small.pop(), large[-1]
+        alias[little] = much
+        share[much] -= 1 - share[little]
+        if share[much] < 1:
+            small.append(large.pop())
+    share[[*small, *large]] = 1.0  # but for rounding
+    return share, alias
+
+
 class OsakaPlan(Plan):
     """The OSAKA process over a finite repository.
 
-    Coins ``c_k`` are keyed by round, clocks ``E_{k,i} = -ln(1 - U_{k,i}) / p_i`` by round and task; the task of a round
-    is the one whose clock rings first. That is an exact draw from ``p``, and taking a task out of the
-    repository changes only the rounds that it would have won.
+    Coins ``c_k`` and draws of tasks are keyed by round, so that taking a task out of the repository changes only the
+    rounds that it would have won (see `Draws`).
 
     Args:
-        ids: Task ids; clocks are keyed by them, not by position.
+        ids: Task ids; draws go by them, not by position.
         weights: Sampling weights ``p_i`` > 0, in the order of ``ids``.
         alpha: Probability that a finished round is repeated, in [0, 1].
         switch: ``other``: a failed coin leaves the task if there is another; ``any``: it may draw the same again.
@@ -88,10 +146,7 @@ class OsakaPlan(Plan):
     ) -> None:
         self.alpha, self.switch, self.length = alpha, switch, length
         self._coins = Uniforms(seed, "coin")
-        # Ties are broken by position in the order of the keys, so that declaration order never matters.
-        self._order = np.array(sorted(range(len(ids)), key=lambda i: key(0, "tie", ids[i])), dtype=np.int64)
-        self._clocks = [Uniforms(seed, "task", ids[i]) for i in self._order]
-        self._weights = np.asarray(weights, dtype=np.float64)[self._order, None]
+        self._draws, self._tasks = Draws(ids, weights, seed, "task"), len(ids)
 
     def stays(self, k: int) -> bool:
         """Whether coin ``k``, tossed after round ``k - 1``, repeats the task: ``c_k < alpha``."""
@@ -112,47 +167,31 @@ class OsakaPlan(Plan):
 
     def draw(self, k: int, available: Mask, leaving: int | None = None) -> int | None:
         """Draw the task of round ``k`` among the available ones, other than ``leaving`` if there is another."""
-        uniforms = np.array([[clock[k]] for clock in self._clocks])
-        first, second = self._race(uniforms, available)
-        if first[0] == leaving and second[0] >= 0:
-            return int(second[0])
-        return int(first[0]) if first[0] >= 0 else None
-
-    def _race(self, uniforms: NDArray[np.float64], available: Mask) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the winner and the runner-up of each column of clocks; -1 where there is none."""
-        clocks = -np.log1p(-uniforms) / self._weights  # 1 - U lies in (0, 1]: always finite
-        clocks[~available[self._order]] = np.inf
-        columns = np.arange(clocks.shape[1])
-        places = []
-        for _ in range(2):
-            winner = clocks.argmin(axis=0)
-            places.append(np.where(np.isfinite(clocks[winner, columns]), self._order[winner], -1))
-            clocks[winner, columns] = np.inf
-        return places[0], places[1]
+        task = self._draws.draw(k, lambda task: bool(available[task]) and task != leaving)
+        return leaving if task is None and leaving is not None and available[leaving] else task
 
     def visits(self, rounds: int) -> Iterator[tuple[int, int, int]]:
         """Yield ``(task, first round, number of rounds)`` of each visit of an event-free stream of that many rounds.
 
         The same process as `following`, a block at a time: 10^7 rounds take seconds and constant memory.
         """
-        available = np.ones(len(self._clocks), dtype=np.bool_)
+        available = np.ones(self._tasks, dtype=np.bool_)
         current, start = self.draw(0, available), 0
         if current is None or rounds == 0:
             return
-        leave = self.switch == "other" and len(self._clocks) > 1
+        leave = self.switch == "other" and self._tasks > 1
         for number in range(-(-rounds // BLOCK)):
+            first = number * BLOCK
             failed = np.flatnonzero(self._coins.block(number) >= self.alpha)
-            uniforms = np.stack([clock.block(number)[failed] for clock in self._clocks])
-            first, second = self._race(uniforms, available)
-            for k, winner, runner_up in zip(
-                (failed + number * BLOCK).tolist(), first.tolist(), second.tolist(), strict=True
-            ):
+            favourites = self._draws.candidates(first, BLOCK)[failed, 0]
+            for k, favourite in zip((failed + first).tolist(), favourites.tolist(), strict=True):
                 if k == 0:
                     continue  # no coin is tossed before the first round
                 if k >= rounds:
                     break
-                task = runner_up if leave and winner == current else winner
-                if task != current:
+                same = favourite == current
+                task = self.draw(k, available, leaving=current) if leave and same else favourite
+                if task is not None and task != current:
                     yield current, start, k - start
                     current, start = task, k
         yield current, start, rounds - start
@@ -163,7 +202,7 @@ class PretrainedPlan(Plan):
 
     Args:
         plan: What follows.
-        ids: Task ids of the phase; clocks are keyed by them.
+        ids: Task ids of the phase; draws go by them.
         first: Index of the first of these tasks.
         steps: Steps of the phase, >= 1; its rounds have negative numbers, the last of them is cut to fit.
         round_length: Minibatches a round.
@@ -173,7 +212,7 @@ class PretrainedPlan(Plan):
     def __init__(self, plan: Plan, ids: Sequence[str], *, first: int, steps: int, round_length: int, seed: int) -> None:
         self.end = plan.end
         self._plan, self._first, self._steps, self._round_length = plan, first, steps, round_length
-        self._clocks = [Uniforms(seed, "pretrain", name) for name in ids]
+        self._draws = Draws(ids, [1.0] * len(ids), seed, "pretrain")
 
     def following(self, previous: Round | None, available: Mask, *, may_stay: bool = True) -> Round | None:
         """Return the next round (see `Plan.following`)."""
@@ -181,8 +220,7 @@ class PretrainedPlan(Plan):
             return self._plan.following(None if previous.number < 0 else previous, available, may_stay=may_stay)
         count = -(-self._steps // self._round_length)
         k = -count if previous is None else previous.number + 1
-        ring = [-np.log1p(-clock[-k]) for clock in self._clocks]
-        task = self._first + int(np.argmin(ring))
+        task = self._first + int(self._draws.candidates(-k)[0, 0])
         left = self._steps - (k + count) * self._round_length
         return Round(k, task, min(self._round_length, left), previous is not None and previous.task == task)
 

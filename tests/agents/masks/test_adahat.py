@@ -219,7 +219,6 @@ def test_small_updates_add_up_in_float32():
     flat = flat_of(start, names=("remainder",))
     w, left = flat.views("values")[0], flat.views("remainder")[0]
     flat.derived = {"used": torch.ones(1, 64, dtype=torch.bool), "rate": torch.full((1, 64), 1e-6)}
-    flat.derived["before"] = torch.zeros(1, 64)
     train(ScaledUpdates(flat))
     true = -0.05e-6 * gradients.double().sum(0)
     torch.testing.assert_close(w.double() - start.double() + left, true, rtol=1e-4, atol=0)
