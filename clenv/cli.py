@@ -424,6 +424,7 @@ def _bench(
     seeds: tuple[int, ...] | None = None,
     only: tuple[str, ...] = ("*",),
     arithmetic: Arithmetic | None = None,
+    together: int = 1,
     engine_options: tuple[str, ...] = (),
 ) -> int:
     """Play every agent of a suite on every scenario with every seed; runs that are over are not played again.
@@ -438,6 +439,8 @@ def _bench(
         only: Play only runs whose key matches, * stands for anything.
         arithmetic: Compute with the kernels that this processor likes best (fast), or with those that give the same
             bits on every x86-64 machine (portable). None: as the suite says.
+        together: Seeds of one agent on one scenario that are played as one herd, several times as fast on small
+            networks, to the same bits; agents that learn alone are played one by one.
         engine_options: KEY=VALUE, e.g. slurm_partition=gpu or address=auto; see clenv.bench.engines.
     """
     from clenv.bench.command import run_bench
@@ -450,5 +453,6 @@ def _bench(
         seeds=seeds,
         only=only,
         arithmetic=arithmetic,
+        together=together,
         options=engine_options,
     )

@@ -265,6 +265,8 @@ def make_vec(
         kwargs={**kwargs, "seeds": tuple(seeds)},
         disable_env_checker=True,
     )
+    for row in env.rows:
+        row.spec = EnvSpec(spec.id, entry_point=_ENTRY_POINT, kwargs=kwargs, disable_env_checker=True)
     return env
 
 

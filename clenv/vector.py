@@ -182,7 +182,7 @@ class ContinualVectorEnv(VectorEnv[dict[str, Any], Any, Array]):
         for row, own, begins in zip(self.rows, seeds, mask, strict=True):
             if begins:
                 row.reset(seed=own)
-        self._settle(np.flatnonzero(mask).tolist())
+        self.refresh(np.flatnonzero(mask).tolist())
         return self.observations, {}
 
     def _seeds(self, seed: int | Sequence[int | None] | None) -> Sequence[int | None]:
@@ -227,7 +227,7 @@ class ContinualVectorEnv(VectorEnv[dict[str, Any], Any, Array]):
             observations |= dict(zip(("task", "position"), np.array(places).T, strict=True))
         elif isinstance(actions, np.ndarray | Tensor) and len(actions) == self.num_envs:
             told = [self.rows[number].step(actions[number])[4] for number in playing]
-            self._settle(playing)
+            self.refresh(playing)
             losses, infos = [info["loss"] for info in told], self._together(playing, told)
             observations = self.observations
         else:
@@ -239,9 +239,10 @@ class ContinualVectorEnv(VectorEnv[dict[str, Any], Any, Array]):
         rewards[playing] = -np.array(losses)
         return observations, rewards, self._terminated.copy(), self._truncated.copy(), infos
 
-    def _settle(self, numbers: Sequence[int]) -> None:
-        """Take note of where streams are."""
+    def refresh(self, numbers: Sequence[int] | None = None) -> None:
+        """Take note of where streams are, all or some, after they were played or restored one by one."""
         self._stacked = None
+        numbers = range(self.num_envs) if numbers is None else numbers
         for number in numbers:
             self._terminated[number], self._truncated[number] = self.rows[number].finished
 
@@ -294,12 +295,14 @@ class ContinualVectorEnv(VectorEnv[dict[str, Any], Any, Array]):
             self._stacked = torch.stack([row.inputs for row in self.rows])
         return self._stacked
 
-    def play(self, herd: Herd, playing: Sequence[int]) -> dict[int, Played]:
+    def play(self, herd: Herd, playing: Sequence[int], failed: dict[int, Exception] | None = None) -> dict[int, Played]:
         """Play one turn of some streams, each with its member (see `ContinualEnv.step`).
 
         Args:
             herd: The agents.
             playing: Numbers of the streams, none of which is over.
+            failed: Takes what was raised as a stream moved on or its agent was told of events, by number; such a stream
+                can't be played on. None: the first of these is raised, once all streams have moved on.
 
         Returns:
             What came of it, by number.
@@ -309,10 +312,10 @@ class ContinualVectorEnv(VectorEnv[dict[str, Any], Any, Array]):
         """
         if len(herd) != self.num_envs:
             raise CapabilityError(f"a herd of {len(herd)} agents for {self.num_envs} streams: expected one each")
-        members, rows = herd.members, [self.rows[number] for number in playing]
+        rows = [self.rows[number] for number in playing]
         for number, row in zip(playing, rows, strict=True):
             if row.undelivered:
-                row.greet(members[number])
+                row.greet(herd.members[number])
                 herd.touched(number)
         x = self._inputs()
         ys, tasks, outputs = map(list, zip(*[row.asked for row in rows], strict=True))
@@ -326,17 +329,27 @@ class ContinualVectorEnv(VectorEnv[dict[str, Any], Any, Array]):
             if outcome is not None:
                 outcomes[number] = outcome
         figures = herd.observe(outcomes, losses)
-        played, changed = {}, []
-        for number, row in zip(playing, rows, strict=True):
-            events = row.end_step()
-            if events:
-                row.tell(members[number], events)
-                herd.touched(number)
-            if events or number not in outcomes:
-                changed.append(number)
-            played[number] = Played(events, figures.get(number))
-        self._settle(changed)
-        return played
+        raised: dict[int, Exception] = {} if failed is None else failed
+        played = self._move_on(herd, playing, raised)
+        self.refresh([number for number in playing if number not in outcomes or played.get(number, True)])
+        if failed is None and raised:
+            raise next(iter(raised.values()))
+        return {number: Played(events, figures.get(number)) for number, events in played.items()}
+
+    def _move_on(self, herd: Herd, playing: Sequence[int], raised: dict[int, Exception]) -> dict[int, Sequence[Event]]:
+        """Let the events of the step fall, and tell the agents; return them, but for streams that raise."""
+        fallen = {}
+        for number in playing:
+            row = self.rows[number]
+            try:
+                fallen[number] = events = row.end_step()
+                if events:
+                    row.tell(herd.members[number], events)
+                    herd.touched(number)
+            except Exception as error:  # noqa: BLE001  # whatever it is, it is this stream's alone
+                raised[number] = error
+                fallen.pop(number, None)
+        return fallen
 
     # State
 
@@ -354,4 +367,4 @@ class ContinualVectorEnv(VectorEnv[dict[str, Any], Any, Array]):
             raise CheckpointError(f"this state is of {len(state['rows'])} streams, expected {self.num_envs}")
         for row, one in zip(self.rows, state["rows"], strict=True):
             row.load_state_dict(one)
-        self._settle(range(self.num_envs))
+        self.refresh()

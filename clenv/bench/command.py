@@ -20,6 +20,7 @@ from clenv.bench.published import compare
 from clenv.bench.reading import arithmetic_of
 from clenv.bench.report import leaderboard, report
 from clenv.bench.suite import from_plain
+from clenv.bench.together import can_herd
 from clenv.errors import ClenvWarning, SettingsError
 from clenv.running.checkpoint import write_atomically
 from clenv.running.folder import Folder
@@ -36,6 +37,7 @@ def run_bench(
     seeds: Sequence[int] | None = None,
     only: Sequence[str] = ("*",),
     arithmetic: Arithmetic | None = None,
+    together: int = 1,
     options: Sequence[str] = (),
 ) -> int:
     """Play a suite, or go on with a bench, and show what came of it.
@@ -48,6 +50,7 @@ def run_bench(
         seeds: Seeds instead of the suite's.
         only: Patterns of keys.
         arithmetic: Which kernels compute, instead of the suite's.
+        together: Seeds of one agent on one scenario that are played as a herd, where they can be.
         options: Options of the engine, ``key=value``.
 
     Returns:
@@ -72,8 +75,8 @@ def run_bench(
     )
     chosen = plan(source, seeds=seeds, arithmetic=arithmetic) if source is not None else reopen(Path(str(folder)))
     place = Path(folder) if folder is not None else Path("runs") / chosen.suite.name
-    player = make_engine(engine, processes, dict(_option(word) for word in options))
-    _announce(chosen, len(select(chosen, only)), place)
+    player = make_engine(engine, processes, dict(_option(word) for word in options), together)
+    _announce(chosen, select(chosen, only), place, together)
     outcome = bench(chosen, place, player, only=only)
     return _conclude(chosen, place, outcome)
 
@@ -90,12 +93,16 @@ def _say(text: str) -> None:
     sys.stdout.flush()
 
 
-def _announce(chosen: Plan, count: int, place: Path) -> None:
+def _announce(chosen: Plan, jobs: Sequence[Job], place: Path, together: int) -> None:
     if chosen.suite.about:
         _say(f"{chosen.suite.about.strip()}\n")
     agents, scenarios = ({getattr(job, name) for job in chosen.jobs} for name in ("agent", "scenario"))
-    numbers = {"run": count, "agent": len(agents), "scenario": len(scenarios), "seed": len(chosen.suite.seeds)}
+    numbers = {"run": len(jobs), "agent": len(agents), "scenario": len(scenarios), "seed": len(chosen.suite.seeds)}
     _say(f"{chosen.suite.name}: {', '.join(_count(*item) for item in numbers.items())}, in {place}/")
+    if together > 1:
+        cells = {(job.scenario, job.agent): job for job in jobs}
+        alone = dict.fromkeys(agent for (_, agent), job in cells.items() if not can_herd(job))
+        _say(f"up to {together} seeds together" + (f", but one by one: {', '.join(alone)}" if alone else ""))
 
 
 def _count(noun: str, number: int) -> str:

@@ -51,7 +51,7 @@ def run_folder(folder: Path, job: Job) -> Path:
 def is_over(folder: Path, job: Job) -> bool:
     """Return whether there is nothing left to do for a run: it diverged, or is finished and audited if it is to be."""
     place = run_folder(folder, job)
-    if not _is_streamed(place):
+    if not is_streamed(place):
         return False
     return job.audit.at == "never" or _audit(place).exists() or read(place)["state"] == "diverged"
 
@@ -60,7 +60,8 @@ def _audit(place: Path) -> Path:
     return place / "audit.json"
 
 
-def _is_streamed(place: Path) -> bool:
+def is_streamed(place: Path) -> bool:
+    """Return whether a run has played its stream to the end."""
     return (place / "run.json").exists() and read(place)["state"] != "running"
 
 
@@ -83,7 +84,7 @@ def play(folder: Path, job: Job, stopped: Sequence[int] = ()) -> bool:
     Returns:
         Whether this process is as good as new for another run; False after a failure.
     """
-    sign = _Sign(folder / "running" / job.key)
+    sign = sign_of(folder, job)
     with sign.held():
         if is_over(folder, job):  # thanks to a process that was orphaned meanwhile
             return True
@@ -92,9 +93,9 @@ def play(folder: Path, job: Job, stopped: Sequence[int] = ()) -> bool:
         try:
             use(job.arithmetic)
             with memory_limit(job.limits.memory):
-                if not _is_streamed(place):
+                if not is_streamed(place):
                     left = None if job.limits.seconds is None else job.limits.seconds - _spent(folder, job)
-                    with _watchdog(left, sign.descriptor):
+                    with watchdog(left, sign.descriptor):
                         records = _records(place, job)
                         for record in records:
                             step = record.step + 1
@@ -102,7 +103,7 @@ def play(folder: Path, job: Job, stopped: Sequence[int] = ()) -> bool:
                             if stopped:
                                 records.close()
                 if not (stopped or is_over(folder, job)):
-                    with _watchdog(job.limits.seconds, sign.descriptor):
+                    with watchdog(job.limits.seconds, sign.descriptor):
                         _judge(place, job)
         except Exception as error:  # noqa: BLE001  # whatever an agent or a scenario raises costs its own run only
             kind: Kind = "memory" if is_out_of_memory(error) else "error"
@@ -126,15 +127,22 @@ def _goes_on(place: Path) -> bool:
     return (place / "run.json").exists() and not (file.exists() and json.loads(file.read_text())["kind"] == "error")
 
 
-def _records(place: Path, job: Job) -> Records:
-    """Return the records of a run that are left."""
+def clear(place: Path) -> bool:
+    """Let a run go on from its checkpoint or begin anew, and return which it does."""
     if _goes_on(place):
         (place / "failure.json").unlink(missing_ok=True)
-        write_job(place, job)
-        return resume(place, progress=False)
+        return True
     (place / "run.json").unlink(missing_ok=True)  # first, so that a kill leaves no run without its checkpoint
     for left in [place, *place.parent.glob(f".{place.name}.*.tmp")]:
         shutil.rmtree(left, ignore_errors=True)
+    return False
+
+
+def _records(place: Path, job: Job) -> Records:
+    """Return the records of a run that are left."""
+    if clear(place):
+        write_job(place, job)
+        return resume(place, progress=False)
     env = make(job.scenario_id, **changes_from_plain(job.settings))
     agent = make_agent(job.agent_name, env, seed=job.seed, **changes_from_plain(job.hyperparameters))
     records = run(env, agent, place, seed=job.seed, progress=False, **asdict(job.evaluation))
@@ -171,7 +179,12 @@ def _write(file: Path, content: dict[str, Any]) -> None:
 # Signs of life
 
 
-class _Sign:
+def sign_of(folder: Path, job: Job) -> Sign:
+    """Return the sign of life of a run."""
+    return Sign(folder / "running" / job.key)
+
+
+class Sign:
     """Says how far a run is, and holds its lock.
 
     Args:
@@ -204,7 +217,7 @@ class _Sign:
 
 
 @contextmanager
-def _watchdog(seconds: float | None, descriptor: int) -> Iterator[None]:
+def watchdog(seconds: float | None, descriptor: int) -> Iterator[None]:
     """End this process after so many seconds, wherever it hangs, and write down where that was."""
     faulthandler.enable(descriptor)
     if seconds is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -17,8 +18,10 @@ from clenv.env import ContinualEnv
 from clenv.errors import CheckpointError, SettingsError
 from clenv.events import Event, VisitBegin, VisitEnd
 from clenv.fields import Count, NonNegative, Whole, convert
+from clenv.herd import Herd
 from clenv.running.folder import Folder, describe, read, refuse_if_taken, warn_about_versions
 from clenv.running.record import Record
+from clenv.vector import ContinualVectorEnv
 from clenv.world.retention import Evaluation
 
 if TYPE_CHECKING:
@@ -78,15 +81,31 @@ def run(
         >>> for record in clenv.run(env, agent, "runs/first"):  # doctest: +SKIP
         ...     print(record.step, record.loss)
     """
+    options = {
+        "steps": steps,
+        "evaluate": evaluate,
+        "log_every": log_every,
+        "checkpoint_every": checkpoint_every,
+        "tensorboard": tensorboard,
+    }
+    return _begun(env, agent, folder, seed, threads, options, progress=progress).records()
+
+
+def _begun(
+    env: gymnasium.Env[Any, Any],
+    agent: Agent,
+    folder: str | Path | None,
+    seed: int,
+    threads: int,
+    options: Mapping[str, Any],
+    *,
+    progress: bool,
+) -> _Run:
+    """Return a run before its first step (see `run`)."""
     world = _world(env, agent)
-    finite = world.stream_spec.tasks is not None
-    options = _checked(
-        steps=steps,
-        evaluate=int(finite) if evaluate is None else evaluate,
-        log_every=log_every,
-        checkpoint_every=checkpoint_every,
-        tensorboard=tensorboard,
-    )
+    if options.get("evaluate") is None:
+        options = {**options, "evaluate": int(world.stream_spec.tasks is not None)}
+    options = _checked(**options)
     seed, threads = _checked(seed=seed, threads=threads).values()
     header = None
     if folder is not None:
@@ -99,7 +118,7 @@ def run(
     store = None
     if header is not None and folder is not None:
         store = Folder.create(folder, {**header, **prepared}, world, agent)
-    return _Run(world, agent, store, progress=progress, **options).records()
+    return _Run(world, agent, store, progress=progress, **options)
 
 
 def resume(folder: str | Path, *, progress: bool = True) -> Records:
@@ -116,6 +135,11 @@ def resume(folder: str | Path, *, progress: bool = True) -> Records:
         CheckpointError: The folder holds no run, one that is over, or a corrupt or foreign checkpoint; or the run's
             scenario or agent cannot be imported.
     """
+    return _resumed(folder, progress=progress).records()
+
+
+def _resumed(folder: str | Path, *, progress: bool, into: tuple[ContinualEnv, Agent] | None = None) -> _Run:
+    """Return a run at its last checkpoint (see `resume`), in this world and agent, if they are given."""
     content = read(folder)
     if content["state"] != "running":
         raise CheckpointError(
@@ -126,7 +150,64 @@ def resume(folder: str | Path, *, progress: bool = True) -> Records:
     agree(store.header.get("arithmetic"), "resumed")
     _prepare_process(store.header["threads"])
     env, agent, seconds = store.restore()
-    return _Run(env, agent, store, progress=progress, seconds=seconds, **store.header["options"]).records()
+    if into is not None:
+        into[0].load_state_dict(env.state_dict())
+        into[1].load_state_dict(agent.state_dict())
+        env, agent = into
+    return _Run(env, agent, store, progress=progress, seconds=seconds, **store.header["options"])
+
+
+def run_together(
+    env: ContinualVectorEnv, herd: Herd, folders: Sequence[str | Path], *, threads: Count = 1, **options: Any
+) -> Generator[dict[int, Record]]:
+    """Run a herd, each member into a folder of its own, which is as `run` would write it; those begun go on.
+
+    Closing the generator writes last checkpoints. A run whose stream or agent raises as it moves on is left as it was
+    at its last checkpoint, and the others go on: `resume` raises the same.
+
+    Args:
+        env: The streams.
+        herd: The agents, made for them.
+        folders: Of each: a new or empty folder, or that of a run that was stopped.
+        threads: Threads of torch in this process.
+        **options: As for `run`, of those that begin now: ``steps``, ``evaluate``, ``log_every``, ``checkpoint_every``,
+            ``tensorboard``.
+
+    Yields:
+        The records of a turn, by number of the stream.
+
+    Raises:
+        SettingsError, CheckpointError: As for `run` and `resume`.
+    """
+    runs = []
+    for row, member, folder, seed in zip(env.rows, herd.members, folders, env.seeds, strict=True):
+        if (Path(folder) / "run.json").exists():
+            runs.append(_resumed(folder, progress=False, into=(row, member)))
+        else:
+            runs.append(_begun(row, member, folder, seed, threads, options, progress=False))
+    env.refresh()
+    return _play_together(env, herd, runs)
+
+
+def _play_together(env: ContinualVectorEnv, herd: Herd, runs: Sequence[_Run]) -> Generator[dict[int, Record]]:
+    playing = [number for number, one in enumerate(runs) if not one.over]
+    with ExitStack() as boards:
+        for one in runs:
+            boards.enter_context(one.board())
+        while playing:
+            played = env.play(herd, playing, failed := {})
+            playing = [number for number in playing if number not in failed]
+            records = {number: runs[number].after(env.rows[number].info(one)) for number, one in played.items()}
+            for number in playing:
+                if runs[number].over:
+                    runs[number].save()
+            playing = [number for number in playing if not runs[number].over]
+            try:
+                yield records
+            except GeneratorExit:
+                for number in playing:
+                    runs[number].save()
+                raise
 
 
 def _world(env: gymnasium.Env[Any, Any], agent: Agent) -> ContinualEnv:
@@ -174,6 +255,7 @@ class _Run:
         self._steps, self._evaluate_every = steps, evaluate
         self._log_every, self._checkpoint_every = log_every, checkpoint_every
         self._tensorboard, self._progress = tensorboard and store is not None, progress
+        self._board: Board | None = None
         self._figures: dict[str, float] = {}  # the last value of each since the last point of the curves
         self._curves = [] if store is None else store.curves(env.timeline.step)
         self._start = self._saved = time.perf_counter()
@@ -181,36 +263,46 @@ class _Run:
 
     def records(self) -> Records:
         """Play the steps that are left, and yield a record of each."""
-        board = self._board()
-        try:
-            yield from self._play(board)
-        finally:
-            if board is not None:
-                board.close()
-
-    def _play(self, board: Board | None) -> Records:
-        with self._bar() as bar:
-            while not self._over():
+        with self.board(), self._bar() as bar:
+            while not self.over:
                 *_, info = self._env.step(self._agent)
-                evaluation = self._evaluate(info["events"])
-                step, events, figures = info["step"], info["events"], info["figures"]
-                record = Record(step, info["loss"], info.get("accuracy", math.nan), events, figures, evaluation)
+                record = self.after(info)
                 if bar.update():
                     _, loss, accuracy = self._env.score.window()
                     bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.3f}", refresh=False)
-                self._figures.update(figures or {})
-                if self._store is not None and ((step + 1) % self._log_every == 0 or self._over()):
-                    self._log(record, board)
-                if not self._over() and time.perf_counter() - self._saved >= self._checkpoint_every:
-                    self._save(board)
                 try:
                     yield record
                 except GeneratorExit:
-                    self._save(board)
+                    self.save()
                     raise
-        self._save(board)
+            self.save()
 
-    def _log(self, record: Record, board: Board | None) -> None:
+    @contextmanager
+    def board(self) -> Iterator[None]:
+        """Log for TensorBoard as long as the run is played, if it is to."""
+        if self._tensorboard and self._store is not None:
+            from clenv.running.board import Board
+
+            self._board = Board(self._store, self._env, self._agent)
+        try:
+            yield
+        finally:
+            if self._board is not None:
+                self._board.close()
+
+    def after(self, info: Mapping[str, Any]) -> Record:
+        """Do what is due after a step, and return its record."""
+        evaluation = self._evaluate(info["events"])
+        step, events, figures = info["step"], info["events"], info["figures"]
+        record = Record(step, info["loss"], info.get("accuracy", math.nan), events, figures, evaluation)
+        self._figures.update(figures or {})
+        if self._store is not None and ((step + 1) % self._log_every == 0 or self.over):
+            self._log(record)
+        if not self.over and time.perf_counter() - self._saved >= self._checkpoint_every:
+            self.save()
+        return record
+
+    def _log(self, record: Record) -> None:
         """Add a point to the curves of what the agent tells of itself."""
         agent = self._agent
         told = {"capacity": agent.capacity(), "figures": {**self._figures, **agent.figures()}}
@@ -219,10 +311,12 @@ class _Run:
         }
         self._figures = {}
         self._curves.append({"step": record.step, **point})
-        if board is not None:
-            board.log(record, point)
+        if self._board is not None:
+            self._board.log(record, point)
 
-    def _over(self) -> bool:
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing left to play."""
         timeline = self._env.timeline
         return timeline.finished is not None or self._env.score.steps == self._steps
 
@@ -231,7 +325,7 @@ class _Run:
         env, every = self._env, self._evaluate_every
         if env.score.diverged is not None:
             return None
-        over = self._over()
+        over = self.over
         if not events and not over:
             return None
         new = [
@@ -249,12 +343,13 @@ class _Run:
             env.evaluate(self._agent, new)
         return env.score.retention.evaluations[-1]
 
-    def _save(self, board: Board | None) -> None:
-        over = self._over()
-        if board is not None and over:
-            board.conclude()
-        elif board is not None:
-            board.flush()
+    def save(self) -> None:
+        """Write the folder, as it stands now."""
+        over = self.over
+        if self._board is not None and over:
+            self._board.conclude()
+        elif self._board is not None:
+            self._board.flush()
         if self._store is not None:
             seconds = time.perf_counter() - self._start
             self._store.save(self._env, self._agent, seconds=seconds, finished=over, curves=self._curves)
@@ -272,10 +367,3 @@ class _Run:
             unit="step",
             disable=None if self._progress else True,
         )
-
-    def _board(self) -> Board | None:
-        if not self._tensorboard or self._store is None:
-            return None
-        from clenv.running.board import Board
-
-        return Board(self._store, self._env, self._agent)

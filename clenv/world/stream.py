@@ -65,8 +65,8 @@ class Draws:
     """Keyed draws from weights, at a cost that does not depend on how many there are.
 
     The candidates of draw ``k`` are read from a keyed sequence through an alias table (M. Vose, *A linear algorithm for
-    generating random numbers with a given distribution*, IEEE Trans. Softw. Eng. 17:972-975, 1991), and the first one
-    that is allowed is taken. That is an exact draw from the weights of those allowed, and to forbid one changes only the
+    generating random numbers with a given distribution*, IEEE Trans. Softw. Eng. 17:972-975, 1991), and the first that
+    is allowed is taken. That is an exact draw from the weights of those allowed, and to forbid one changes only the
     draws that it would have won. After some rejections exponential clocks ``-ln(1 - U_i) / p_i`` of all are raced,
     which has both properties as well.
 
@@ -85,7 +85,7 @@ class Draws:
         self._uniforms = Uniforms(self._seed, *purpose)
 
     def candidates(self, k: int, count: int = 1) -> NDArray[np.int64]:
-        """Return the candidates of draws ``k`` to ``k + count - 1``, as indices, shape ``(count, 8)``, the first first."""
+        """Return the candidates of draws ``k`` to ``k + count - 1``, in order, as indices, shape ``(count, 8)``."""
         places = self._uniforms.span(k * _CANDIDATES, count * _CANDIDATES) * len(self._order)
         columns = places.astype(np.int64)
         taken = np.where(places - columns < self._share[columns], columns, self._alias[columns])

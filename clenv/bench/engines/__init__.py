@@ -39,10 +39,13 @@ class Engine(ABC):
     Args:
         processes: Runs played at a time; None: as many as the engine thinks best.
         options: Options of the engine's own.
+        together: Seeds of one agent on one scenario that are played as a herd, where they can be.
     """
 
-    def __init__(self, processes: int | None = None, options: Mapping[str, Any] | None = None) -> None:
-        self.processes, self.options = processes, dict(options or {})
+    def __init__(
+        self, processes: int | None = None, options: Mapping[str, Any] | None = None, together: int = 1
+    ) -> None:
+        self.processes, self.options, self.together = processes, dict(options or {}), together
 
     @abstractmethod
     def play(self, folder: Path, jobs: Sequence[Job]) -> Generator[Played]:
@@ -66,13 +69,16 @@ def exported_path() -> Iterator[None]:
             os.environ["PYTHONPATH"] = before
 
 
-def make_engine(name: str, processes: int | None = None, options: Mapping[str, Any] | None = None) -> Engine:
+def make_engine(
+    name: str, processes: int | None = None, options: Mapping[str, Any] | None = None, together: int = 1
+) -> Engine:
     """Make an engine.
 
     Args:
         name: ``local``, ``ray`` or ``slurm``.
-        processes: Runs played at a time.
+        processes: Runs played at a time, those of a herd counted as one.
         options: Options of the engine's own.
+        together: Seeds of one agent on one scenario that are played as a herd, where they can be.
 
     Raises:
         SettingsError: There is no such engine, or what it needs is not installed.
@@ -81,11 +87,13 @@ def make_engine(name: str, processes: int | None = None, options: Mapping[str, A
         raise SettingsError(f"there is no engine {name!r}.{nearest(name, _ENGINES)}")
     if processes is not None and processes < 1:
         raise SettingsError(f"processes={processes}: expected a whole number >= 1")
+    if together < 1:
+        raise SettingsError(f"together={together}: expected a whole number >= 1")
     path, extra = _ENGINES[name]
     module, _, cls = path.partition(":")
     try:
         found = getattr(importlib.import_module(module), cls)
     except ModuleNotFoundError as error:
         raise SettingsError(f"the engine {name!r} needs {error.name}: pip install 'continual-env[{extra}]'") from error
-    engine: Engine = found(processes, options)
+    engine: Engine = found(processes, options, together)
     return engine

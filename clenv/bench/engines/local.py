@@ -16,7 +16,7 @@ from typing import Any
 
 from clenv.bench.engines import Engine, Played
 from clenv.bench.jobs import Job
-from clenv.bench.play import play
+from clenv.bench.together import Group, groups, play_together
 from clenv.errors import ClenvWarning, SettingsError
 
 _GRACE = 10.0  # seconds that processes have to leave their runs with a checkpoint
@@ -26,26 +26,28 @@ _SPAWN = multiprocessing.get_context("spawn")  # a forked torch may hang
 class Local(Engine):
     """Plays in processes of this machine, as many as there are cores by default."""
 
-    def __init__(self, processes: int | None = None, options: Mapping[str, Any] | None = None) -> None:
-        super().__init__(processes or os.cpu_count() or 1, options)
+    def __init__(
+        self, processes: int | None = None, options: Mapping[str, Any] | None = None, together: int = 1
+    ) -> None:
+        super().__init__(processes or os.cpu_count() or 1, options, together)
         if self.options:
             raise SettingsError(f"the engine 'local' has no options, but got {', '.join(self.options)}")
 
     def play(self, folder: Path, jobs: Sequence[Job]) -> Generator[Played]:
         """Play runs; see `Engine.play`."""
-        waiting = deque(jobs)
+        waiting = deque(groups(jobs, self.together))
         free: list[_Player] = []
-        busy: dict[Connection, tuple[_Player, Job]] = {}
+        busy: dict[Connection, tuple[_Player, Group]] = {}
         try:
             while waiting or busy:
                 while waiting and len(busy) < (self.processes or 1):
                     player = free.pop() if free else _Player(folder)
-                    job = waiting.popleft()
-                    player.pipe.send(job)
-                    busy[player.pipe] = (player, job)
+                    group = waiting.popleft()
+                    player.pipe.send(group)
+                    busy[player.pipe] = (player, group)
                 for pipe in wait(list(busy)):
                     assert isinstance(pipe, Connection)
-                    player, job = busy.pop(pipe)
+                    player, group = busy.pop(pipe)
                     death = None
                     try:
                         if pipe.recv():
@@ -54,7 +56,7 @@ class Local(Engine):
                             player.leave()
                     except (EOFError, OSError):
                         death = player.death()
-                    yield Played(job, death)
+                    yield from (Played(job, death) for job in group)
         finally:
             _stop([*free, *(player for player, _ in busy.values())])
 
@@ -107,7 +109,7 @@ def _serve(folder: Path, pipe: Connection) -> None:
     warnings.simplefilter("ignore", ClenvWarning)  # the suite was checked where people read warnings
     while not stopped:
         try:
-            good = play(folder, pipe.recv(), stopped)
+            good = play_together(folder, pipe.recv(), stopped)
             pipe.send(good)
         except (EOFError, OSError):
             return

@@ -10,7 +10,7 @@ import ray
 
 from clenv.bench.engines import Engine, Played, exported_path
 from clenv.bench.jobs import Job
-from clenv.bench.play import play
+from clenv.bench.together import groups, play_together
 
 
 class OnRay(Engine):
@@ -24,17 +24,17 @@ class OnRay(Engine):
         own = not ray.is_initialized()
         if own:
             self._connect()
-        remote = ray.remote(num_cpus=1, max_retries=0)(play)
-        playing = {remote.remote(folder.absolute(), job): job for job in jobs}
+        remote = ray.remote(num_cpus=1, max_retries=0)(play_together)
+        playing = {remote.remote(folder.absolute(), group): group for group in groups(jobs, self.together)}
         try:
             while playing:
                 (done,), _ = ray.wait(list(playing), num_returns=1)
-                job, death = playing.pop(done), None
+                group, death = playing.pop(done), None
                 try:
                     ray.get(done)
                 except ray.exceptions.RayError as error:
                     death = f"its process ended: {str(error).splitlines()[0]}"
-                yield Played(job, death)
+                yield from (Played(job, death) for job in group)
         finally:
             for reference in playing:
                 ray.cancel(reference, force=True)

@@ -12,7 +12,7 @@ import submitit
 
 from clenv.bench.engines import Engine, Played, exported_path
 from clenv.bench.jobs import Job
-from clenv.bench.play import play
+from clenv.bench.together import Group, groups, play_together
 
 _ARRAY = 1000  # jobs an array; most clusters allow no more
 _POLL = 0.2  # seconds
@@ -34,8 +34,8 @@ class Slurm(Engine):
         if cluster == "slurm" and self.processes:
             executor.update_parameters(slurm_array_parallelism=self.processes)
         room = _ARRAY if cluster == "slurm" else self.processes or os.cpu_count() or 1
-        waiting = deque(jobs)
-        playing: list[tuple[submitit.Job[bool], Job]] = []
+        waiting = deque(groups(jobs, self.together))
+        playing: list[tuple[submitit.Job[bool], Group]] = []
         try:
             while waiting or playing:
                 if len(playing) < room and (cluster != "slurm" or not playing):
@@ -44,7 +44,7 @@ class Slurm(Engine):
                 over = [item for item in playing if item[0].done()]
                 for item in over:
                     playing.remove(item)
-                    yield Played(item[1], _death(item[0]))
+                    yield from (Played(job, _death(item[0])) for job in item[1])
                 if not over:
                     time.sleep(_POLL)
         finally:
@@ -53,17 +53,17 @@ class Slurm(Engine):
 
 
 class _Play:
-    """`play` as submitit wants it: what is preempted is submitted again."""
+    """`play_together` as submitit wants it: what is preempted is submitted again."""
 
-    def __call__(self, folder: Path, job: Job) -> bool:
-        return play(folder, job)
+    def __call__(self, folder: Path, group: Group) -> bool:
+        return play_together(folder, group)
 
-    def checkpoint(self, folder: Path, job: Job) -> submitit.helpers.DelayedSubmission:
-        """Return what goes on with a run; its last checkpoint is in its folder."""
-        return submitit.helpers.DelayedSubmission(self, folder, job)
+    def checkpoint(self, folder: Path, group: Group) -> submitit.helpers.DelayedSubmission:
+        """Return what goes on with runs; their last checkpoints are in their folders."""
+        return submitit.helpers.DelayedSubmission(self, folder, group)
 
 
-def _submit(executor: submitit.Executor, folder: Path, jobs: Sequence[Job]) -> list[submitit.Job[bool]]:
+def _submit(executor: submitit.Executor, folder: Path, jobs: Sequence[Group]) -> list[submitit.Job[bool]]:
     """Submit an array of jobs that import modules from where this process does."""
     if not jobs:
         return []
