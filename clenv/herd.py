@@ -33,6 +33,10 @@ class Herd(ABC):
     def __len__(self) -> int:
         return len(self.members)
 
+    def chunks(self, playing: Sequence[int]) -> Sequence[Sequence[int]]:
+        """Return which of the members that play take the coming turn together; by default all of them."""
+        return (playing,)
+
     @abstractmethod
     def answer(self, x: Tensor, tasks: Sequence[int | None], playing: Sequence[int]) -> Tensor:
         """Answer minibatches, each member its own, with the graph that `observe` learns from.
@@ -40,20 +44,23 @@ class Herd(ABC):
         Args:
             x: Inputs, shape ``(R, batch_size, *input_shape)``.
             tasks: Task of each; None: it is hidden.
-            playing: Number of each of these R members; those that no longer play are never named again.
+            playing: Number of each of these R members, one of `chunks`.
 
         Returns:
             Shape ``(R, batch_size, output_size)``.
         """
 
     @abstractmethod
-    def observe(self, outcomes: Mapping[int, Outcome], losses: Tensor) -> dict[int, Mapping[str, float] | None]:
+    def observe(
+        self, outcomes: Mapping[int, Outcome], losses: Tensor, playing: Sequence[int]
+    ) -> dict[int, Mapping[str, float] | None]:
         """Let members learn from revealed targets.
 
         Args:
-            outcomes: By number, in the order of the last `answer`; those that are missing learn nothing more. The
-                losses in them have no graph.
+            outcomes: By number, in their order; those that are missing learn nothing more. The losses in them have no
+                graph.
             losses: The scored losses of all that answered, with the graph, shape ``(R,)``.
+            playing: Who answered: the numbers given to `answer`.
 
         Returns:
             Figures to log, by number.

@@ -312,15 +312,25 @@ class ContinualVectorEnv(VectorEnv[dict[str, Any], Any, Array]):
         """
         if len(herd) != self.num_envs:
             raise CapabilityError(f"a herd of {len(herd)} agents for {self.num_envs} streams: expected one each")
-        rows = [self.rows[number] for number in playing]
-        for number, row in zip(playing, rows, strict=True):
-            if row.undelivered:
-                row.greet(herd.members[number])
+        raised: dict[int, Exception] = {} if failed is None else failed
+        played: dict[int, Played] = {}
+        for number in playing:
+            if self.rows[number].undelivered:
+                self.rows[number].greet(herd.members[number])
                 herd.touched(number)
-        x = self._inputs()
+        chunks, x = herd.chunks(playing), self._inputs()
+        for chunk in chunks:
+            played |= self._turn(herd, chunk, x if len(chunk) == len(x) else x[list(chunk)], raised)
+        self._stacked = None
+        if failed is None and raised:
+            raise next(iter(raised.values()))
+        return played
+
+    def _turn(self, herd: Herd, playing: Sequence[int], x: Tensor, raised: dict[int, Exception]) -> dict[int, Played]:
+        """Play one turn of streams whose agents answer together."""
+        rows = [self.rows[number] for number in playing]
         ys, tasks, outputs = map(list, zip(*[row.asked for row in rows], strict=True))
-        answers = herd.answer(x if len(rows) == len(x) else x[playing], tasks, playing)
-        losses, hits = losses_of(answers, ys, outputs)
+        losses, hits = losses_of(herd.answer(x, tasks, playing), ys, outputs)
         outcomes = {}
         for number, row, loss, value, right in zip(
             playing, rows, losses.detach().unbind(), losses.tolist(), hits, strict=True
@@ -328,12 +338,11 @@ class ContinualVectorEnv(VectorEnv[dict[str, Any], Any, Array]):
             outcome = row.score_as(loss, value, right)
             if outcome is not None:
                 outcomes[number] = outcome
-        figures = herd.observe(outcomes, losses)
-        raised: dict[int, Exception] = {} if failed is None else failed
+        figures = herd.observe(outcomes, losses, playing)
         played = self._move_on(herd, playing, raised)
-        self.refresh([number for number in playing if number not in outcomes or played.get(number, True)])
-        if failed is None and raised:
-            raise next(iter(raised.values()))
+        for number in playing:
+            if number not in outcomes or played.get(number, True):
+                self._terminated[number], self._truncated[number] = self.rows[number].finished
         return {number: Played(events, figures.get(number)) for number, events in played.items()}
 
     def _move_on(self, herd: Herd, playing: Sequence[int], raised: dict[int, Exception]) -> dict[int, Sequence[Event]]:

@@ -8,6 +8,7 @@ same numbers. The `lead` is a learner of the same class whose parameters are the
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,61 +19,105 @@ from clenv.agent import Outcome
 from clenv.herd import Herd
 from clenv.losses import losses_of
 
-from .flat import Flat
+from .flat import Flat, whole
 from .learning import Learner
+
+_CACHED = 2**22  # bytes of the parameters of networks that are worth a common step; of more, caches hold too little
 
 
 class LearnerHerd(Herd):
-    """Learners with networks of the same shape."""
+    """Learners with networks of the same shape; of large networks only a few take a step together."""
 
     members: list[Any]
 
     def __init__(self, members: Sequence[Learner]) -> None:
         super().__init__(members)
-        first = type(members[0])
-        self._prepares = first.prepare is not Learner.prepare
-        self._concludes = first.conclude is not Learner.conclude
-        self._rows: list[int] = []  # number of the member in each row
-        self._parts: list[list[Flat]] = []  # what lies in each row
-        self._stacks: list[Flat] = []
-        self._tasks: list[int | None] = []
-        self._touched: set[int] = set()
-        self._lead: Learner
-        self._x = torch.empty(0)
+        first = members[0]
+        shapes = first.hyperparameters.build(first.spec.input_shape).shapes
+        self._size = max(1, _CACHED // sum(4 * whole(math.prod(shape)) for shape in shapes))
+        self._groups: dict[tuple[int, ...], _Group] = {}
+        self._formed = type(first).form is not Learner.form
+
+    def chunks(self, playing: Sequence[int]) -> Sequence[Sequence[int]]:
+        """Return who takes the coming turn together (see `Herd.chunks`)."""
+        size = self._size
+        if not self._formed and len(self) <= size:
+            return (playing,)
+        alike: dict[tuple[int, Any], list[int]] = {}
+        for number in playing:
+            alike.setdefault((number // size, self.members[number].form()), []).append(number)
+        return list(alike.values())
 
     def answer(self, x: Tensor, tasks: Sequence[int | None], playing: Sequence[int]) -> Tensor:
         """Answer minibatches (see `Herd.answer`)."""
-        if playing != self._rows:
-            self._gather(list(playing), list(tasks))
-        elif self._touched or tasks != self._tasks:
-            self._enter(list(tasks))
-        self._x = x
-        self._lead.look_up([self.members[number] for number in self._rows])
-        return self._lead.forward(x)
+        group = self._groups.get(key := tuple(playing))
+        if group is None:
+            for other in [other for other in self._groups if not set(other).isdisjoint(key)]:
+                self._groups.pop(other).dissolve()
+            self._groups[key] = group = _Group([self.members[number] for number in key], list(tasks))
+        return group.answer(x, list(tasks))
 
-    def _gather(self, playing: list[int], tasks: list[int | None]) -> None:
-        """Give every member that plays a row, and all others tensors of their own."""
+    def observe(
+        self, outcomes: Mapping[int, Outcome], losses: Tensor, playing: Sequence[int]
+    ) -> dict[int, Mapping[str, float] | None]:
+        """Let members learn (see `Herd.observe`)."""
+        found = self._groups[tuple(playing)].observe([outcomes.get(number) for number in playing], losses)
+        return dict(zip(playing, found, strict=True))
+
+    def touched(self, number: int) -> None:
+        """Take note that a member may not be as it was."""
+        for key, group in self._groups.items():
+            if number in key:
+                group.touched.add(key.index(number))
+
+
+class _Group:
+    """Members whose parameters lie in rows of common tensors.
+
+    Args:
+        members: The members, by row.
+        tasks: The tasks that they are to answer.
+
+    Attributes:
+        touched: Rows whose members may not be as they were.
+    """
+
+    def __init__(self, members: list[Any], tasks: list[int | None]) -> None:
+        self._members, self._tasks = members, tasks
+        first = type(members[0])
+        self._prepares = first.prepare is not Learner.prepare
+        self._concludes = first.conclude is not Learner.conclude
+        for member, task in zip(members, tasks, strict=True):
+            member.enter(task)
+        self._parts: list[list[Flat]] = [member.parts() for member in members]
+        self._stacks = [Flat.stacked(column) for column in zip(*self._parts, strict=True)]
+        self._lead: Learner = copy.copy(members[0])
+        self._lead.represent(members, self._stacks)
+        self._x = torch.empty(0)
+        self.touched: set[int] = set()
+
+    def dissolve(self) -> None:
+        """Give every member tensors of its own."""
         for parts in self._parts:
             for part in parts:
                 part.settle(None)
-        members = [self.members[number] for number in playing]
-        for member, task in zip(members, tasks, strict=True):
-            member.enter(task)
-        self._rows, self._tasks, self._touched = playing, tasks, set()
-        self._parts = [member.parts() for member in members]
-        self._stacks = [Flat.stacked(column) for column in zip(*self._parts, strict=True)]
-        self._lead = copy.copy(members[0])
-        self._lead.represent(members, self._stacks)
+
+    def answer(self, x: Tensor, tasks: list[int | None]) -> Tensor:
+        """Answer the members' minibatches."""
+        if self.touched or tasks != self._tasks:
+            self._enter(tasks)
+        self._x = x
+        self._lead.look_up(self._members)
+        return self._lead.forward(x)
 
     def _enter(self, tasks: list[int | None]) -> None:
         """Let members enter the tasks that come, and what they then work on into their rows."""
-        members = [self.members[number] for number in self._rows]
-        for row, (number, member) in enumerate(zip(self._rows, members, strict=True)):
-            if number in self._touched or tasks[row] != self._tasks[row]:
+        for row, member in enumerate(self._members):
+            if row in self.touched or tasks[row] != self._tasks[row]:
                 member.enter(tasks[row])
                 self._settle(row, member.parts())
-        self._tasks, self._touched = tasks, set()
-        self._lead.represent(members, self._stacks)
+        self._tasks, self.touched = tasks, set()
+        self._lead.represent(self._members, self._stacks)
 
     def _settle(self, row: int, parts: list[Flat]) -> None:
         for stack, before, part in zip(self._stacks, self._parts[row], parts, strict=True):
@@ -83,32 +128,28 @@ class LearnerHerd(Herd):
                 part.settle(stack, row)
         self._parts[row] = parts
 
-    def observe(self, outcomes: Mapping[int, Outcome], losses: Tensor) -> dict[int, Mapping[str, float] | None]:
-        """Let members learn (see `Herd.observe`)."""
-        for row, number in enumerate(self._rows):
-            if number not in outcomes:  # its row goes on, without it
-                for part in self._parts[row]:
+    def observe(self, outcomes: Sequence[Outcome | None], losses: Tensor) -> list[Mapping[str, float] | None]:
+        """Let members learn from their outcomes; those without learn nothing more."""
+        for parts, outcome in zip(self._parts, outcomes, strict=True):
+            if outcome is None:  # the row goes on, without its member
+                for part in parts:
                     part.settle(None)
         if self._prepares:
-            again = [number for number, outcome in outcomes.items() if self.members[number].prepare(outcome)]
+            pairs = zip(self._members, outcomes, strict=True)
+            again = [row for row, (member, o) in enumerate(pairs) if o is not None and member.prepare(o)]
             if again:
                 losses = self._again(outcomes, again)
         self._lead.learn(losses)
         if not self._concludes:
-            return {}
-        return {number: self.members[number].conclude(outcome) for number, outcome in outcomes.items()}
+            return [None] * len(outcomes)
+        pairs = zip(self._members, outcomes, strict=True)
+        return [None if outcome is None else member.conclude(outcome) for member, outcome in pairs]
 
-    def _again(self, outcomes: Mapping[int, Outcome], changed: Sequence[int]) -> Tensor:
+    def _again(self, outcomes: Sequence[Outcome | None], changed: Sequence[int]) -> Tensor:
         """Return the losses anew: some members are no longer as they were when they answered."""
-        self._touched.update(changed)
-        rows = [row for row, number in enumerate(self._rows) if number in outcomes]
-        tasks = list(self._tasks)
-        for row, outcome in zip(rows, outcomes.values(), strict=True):
-            tasks[row] = outcome.task
-        self._enter(tasks)
-        ys, outputs = [outcome.y for outcome in outcomes.values()], [outcome.outputs for outcome in outcomes.values()]
-        return losses_of(self._lead.forward(self._x)[rows], ys, outputs)[0]
-
-    def touched(self, number: int) -> None:
-        """Take note that a member may not be as it was."""
-        self._touched.add(number)
+        self.touched.update(changed)
+        told = {row: outcome for row, outcome in enumerate(outcomes) if outcome is not None}
+        self._enter([told[row].task if row in told else task for row, task in enumerate(self._tasks)])
+        ys, outputs = [outcome.y for outcome in told.values()], [outcome.outputs for outcome in told.values()]
+        self._lead.look_up(self._members)
+        return losses_of(self._lead.forward(self._x)[list(told)], ys, outputs)[0]

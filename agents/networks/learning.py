@@ -112,6 +112,10 @@ class Learner(Agent):
         """Return what a step works on, of the task entered; of all members alike in number and shapes."""
         raise NotImplementedError(f"{type(self).__name__} has no herds")
 
+    def form(self) -> Any:
+        """Return what must be equal in members that are to take a turn together; by default nothing."""
+        return None
+
     def represent(self, members: Sequence[Any], stacks: Sequence[Flat]) -> None:
         """Stand for these members from now on, whose parts lie in the rows of these stacks."""
         del members, stacks

@@ -39,6 +39,7 @@ class DER(ER):
     class Hyperparameters(Distillation):
         """Of `DER`."""
 
+    herds = True
     keeps_answers = True
 
     def draws(self) -> list[Tensor]:
@@ -48,9 +49,9 @@ class DER(ER):
     def joined(self, loss: Tensor) -> Tensor:
         """Add the distance of the first draw's answers to those that were kept."""
         alpha: float = self._hyper.alpha
-        if not (self._drawn and alpha):
+        if not (self._answers[1:] and alpha):
             return loss
-        return loss + alpha * self.loss_on(self._answers[1], self.buffer, self._drawn[0], "z")
+        return loss + alpha * self.loss_of(0, "z")
 
     def mend(self) -> int:
         """Train on what is kept, and keep the new answers to it."""
@@ -68,6 +69,8 @@ class DERpp(DER):
     Attributes:
         replay_again: Random numbers of the second draw.
     """
+
+    herds = True
 
     @dataclass(frozen=True)
     class Hyperparameters(Distillation):
@@ -93,6 +96,6 @@ class DERpp(DER):
         """Add the loss of the second draw, by its labels."""
         loss = super().joined(loss)
         beta: float = self._hyper.beta
-        if not (self._drawn and beta):
+        if not (self._answers[1:] and beta):
             return loss
-        return loss + beta * self.loss_on(self._answers[-1], self.buffer, self._drawn[-1])
+        return loss + beta * self.loss_of(-1)

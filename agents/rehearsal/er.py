@@ -13,10 +13,28 @@ import torch
 from torch import Tensor
 
 from clenv.agent import Outcome
+from clenv.agents.networks.flat import Flat, differentiate
 from clenv.settings import StreamSpec
 
 from .memory import Memory, Reservoir, examples_of
-from .rehearsing import Rehearsal, Replaying
+from .rehearsing import Kept, Rehearsal, Replaying
+
+
+@dataclass
+class Recalled:
+    """What a step replays.
+
+    Attributes:
+        drawn: Rows of each draw.
+        slots: Heads of the minibatch's examples and of these.
+        x: Inputs of all draws.
+        given: Answers that the minibatch was given.
+    """
+
+    drawn: list[Tensor]
+    slots: list[int]
+    x: Tensor
+    given: Tensor | None = None
 
 
 class ER(Replaying):
@@ -32,6 +50,7 @@ class ER(Replaying):
     class Hyperparameters(Rehearsal):
         """Of `ER`."""
 
+    herds = True
     keeps_answers: ClassVar[bool] = False
     """Whether the answers are kept with the examples."""
 
@@ -42,9 +61,8 @@ class ER(Replaying):
         self.buffer = Reservoir(
             spec, self._hyper.capacity, self._device, *self.key("reservoir"), logits=self.keeps_answers
         )
-        self._drawn: list[Tensor] = []
-        self._slots: list[int] = []  # heads of the minibatch and of what is drawn
-        self._answers: Sequence[Tensor] = ()  # to the minibatch, then to each draw
+        self._recalled = Recalled([], [], torch.empty(0))
+        self._answers: Sequence[Tensor] = ()  # of each network, to the minibatch, then to each draw
 
     def memories(self) -> Sequence[Memory]:
         """Return the memory."""
@@ -54,35 +72,83 @@ class ER(Replaying):
         """Return the rows to replay in this step, once for each draw; nothing as long as nothing is kept."""
         return [self.draw(self.buffer)] if self.buffer.size else []
 
+    def recall(self, count: int) -> Recalled:
+        """Draw what this step replays beside so many examples of the task entered."""
+        assert self.slot is not None  # for the type checker: `enter` came before
+        drawn, slots = self.draws(), [self.slot] * count
+        rows = torch.cat(drawn) if drawn else torch.arange(0, device=self._device)
+        if drawn:
+            slots += self.slots(self.buffer, rows) if self._head_per_task else [0] * len(rows)
+        self._recalled = Recalled(drawn, slots, self.buffer.at("x", rows))
+        return self._recalled
+
     def forward(self, x: Tensor) -> Tensor:
         """Answer inputs, and in the same pass the kept examples that this step replays."""
         assert self.slot is not None  # for the type checker: `enter` came before
-        self._drawn = self.draws()
-        self._slots = [self.slot] * len(x)
-        if not self._drawn:
-            self._answers = (super().forward(x),)
-            return self._answers[0]
-        rows = torch.cat(self._drawn)
-        self._slots += self.slots(self.buffer, rows)
-        together = self.answers(torch.cat([x, self.buffer.at("x", rows)]), self._slots)
-        self._answers = together.split_with_sizes([len(x), *map(len, self._drawn)])
-        return self._answers[0]
+        x = self._lift(x)
+        axis = int(self._together)
+        recalled = [member.recall(x.shape[axis]) for member in self._members]
+        sizes = [x.shape[axis], *map(len, recalled[0].drawn)]
+        if len(sizes) > 1:
+            kept = [one.x for one in recalled]
+            x = torch.cat([x, torch.stack(kept) if self._together else kept[0]], axis)
+        answers = self._through(self.hidden(x, self.slot), [one.slots for one in recalled])
+        self._answers = (answers if self._together else answers[None]).split_with_sizes(sizes, 1)
+        for one, given in zip(recalled, self._answers[0].detach(), strict=True):
+            one.given = given
+        return self._answers[0] if self._many else self._answers[0][0]
 
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
         """Take one step of the optimiser on the loss of the minibatch and what is replayed with it."""
-        self.update(self.joined(loss), self._slots)
+        loss = self.joined(loss if self._many else loss[None])
+        parts = [self.shared]
+        if self._many and not self._head_per_task:
+            parts.append(self.heads[0])
+        else:
+            parts += [member.heads[slot] for member in self._members for slot in member.used]
+        differentiate(loss if self._many else loss[0], parts)
+        self._rule.step(parts)
         return None
 
+    @property
+    def used(self) -> list[int]:
+        """Heads that this step involves."""
+        return list(dict.fromkeys(self._recalled.slots))
+
+    def replayed(self, draw: int) -> Kept:
+        """Return what a draw of this step took."""
+        return Kept(self.buffer, self._recalled.drawn[draw])
+
+    def loss_of(self, draw: int, target: str = "y") -> Tensor:
+        """Return the loss of what a draw took (see `loss_on`), shape ``(S,)``."""
+        answers = self._answers[1:][draw]
+        return self.loss_on(answers, [member.replayed(draw) for member in self._members], target)
+
     def joined(self, loss: Tensor) -> Tensor:
-        """Return the loss of the minibatch joined with that of what is replayed."""
-        for rows, answers in zip(self._drawn, self._answers[1:], strict=True):
-            share = len(rows) / (len(rows) + len(self._answers[0]))
-            loss = torch.lerp(loss, self.loss_on(answers, self.buffer, rows), share)
+        """Return the losses of the minibatches, shape ``(S,)``, joined with those of what is replayed."""
+        for draw, answers in enumerate(self._answers[1:]):
+            share = answers.shape[1] / (answers.shape[1] + self._answers[0].shape[1])
+            loss = torch.lerp(loss, self.loss_of(draw), share)
         return loss
 
     def conclude(self, outcome: Outcome) -> Mapping[str, float] | None:
         """Let the minibatch enter the memory."""
-        answers = self._answers[0].detach() if self.keeps_answers else None
-        self.buffer.insert(examples_of(outcome, answers))
-        self._drawn, self._answers = [], ()
+        self.buffer.insert(examples_of(outcome, self._recalled.given if self.keeps_answers else None))
+        self._recalled, self._answers = Recalled([], [], torch.empty(0)), ()
         return super().conclude(outcome)
+
+    # Together with others
+
+    def form(self) -> int:
+        """Return how many kept examples the coming step draws."""
+        return min(self._hyper.replay or self._spec.batch_size, self.buffer.size)
+
+    def parts(self) -> list[Flat]:
+        """Return what lies in a herd's rows: the backbone, and the one head of all, if there is one."""
+        assert self.slot is not None  # for the type checker: `enter` came before
+        return [self.shared] if self._head_per_task else [self.shared, self.heads[self.slot]]
+
+    def represent(self, members: Sequence[Any], stacks: Sequence[Flat]) -> None:
+        """Stand for members of a herd."""
+        self._many, self._members, self.slot = True, members, 0
+        self.shared, self.heads = stacks[0], dict(enumerate(stacks[1:]))

@@ -24,7 +24,7 @@ from clenv.fields import Count, NonNegative
 from clenv.settings import StreamSpec
 
 from .memory import Memory, Reservoir, examples_of
-from .rehearsing import Rehearsal, Replaying
+from .rehearsing import Kept, Rehearsal, Replaying
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Episodic(Replaying, Consolidating):
     def gradient_on(self, memory: Memory, rows: Tensor, parts: Sequence[Flat]) -> Tensor:
         """Return the gradient of the mean loss of kept examples."""
         answers = self.answers(memory.at("x", rows), self.slots(memory, rows))
-        return self.gradient(self.loss_on(answers, memory, rows), parts)
+        return self.gradient(self.loss_on(answers[None], [Kept(memory, rows)])[0], parts)
 
     def follow(self, gradient: Tensor, parts: Sequence[Flat]) -> None:
         """Take one step of the optimiser along a gradient of these parts."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +23,13 @@ from clenv.settings import StreamSpec
 from .memory import HIDDEN, Draws, Memory
 
 
+class Kept(NamedTuple):
+    """Examples in a memory."""
+
+    memory: Memory
+    rows: Tensor
+
+
 class Rehearsing(Finetune):
     """Plain training that can learn from examples of several tasks together, each answered by its own head.
 
@@ -38,6 +45,7 @@ class Rehearsing(Finetune):
         sizes = set(spec.output_sizes or ())
         self._ragged = len(sizes) > 1
         self._width = max(sizes, default=spec.output_size)
+        self._members: Sequence[Any] = (self,)  # whose examples a step is about: of a herd all
 
     def involved(self, slots: Iterable[int]) -> list[Flat]:
         """Return the backbone and some heads, each once."""
@@ -63,48 +71,65 @@ class Rehearsing(Finetune):
 
     def answers(self, x: Tensor, slots: Sequence[int]) -> Tensor:
         """Answer inputs, each through its own head or all through one, with the graph; shape ``(n, output_size)``."""
-        h = self.hidden(self._lift(x), slots[0])
-        used = list(dict.fromkeys(slots))
-        if len(used) == 1:
-            return self._drop(affine(h, *self.heads[used[0]].trained))
-        heads = [self.heads[slot].trained for slot in used]
-        if not self._together:
-            heads = [[weight.mT[None], bias[None]] for weight, bias in heads]
-        weight, bias = (torch.cat(parameters) for parameters in zip(*heads, strict=True))
-        through_each = affine(h.expand(len(used), -1, -1), weight, bias)
-        place = {slot: number for number, slot in enumerate(used)}
-        own = torch.tensor([place[slot] for slot in slots], device=h.device)[None, :, None]
-        return through_each.gather(0, own.expand(1, -1, through_each.shape[2]))[0]
+        return self._drop(self._through(self.hidden(self._lift(x), slots[0]), [slots]))
 
-    def loss_on(self, answers: Tensor, memory: Memory, rows: Tensor, target: str = "y") -> Tensor:
+    def _through(self, h: Tensor, slots: Sequence[Sequence[int]]) -> Tensor:
+        """Return answers to features, each through its own head.
+
+        Args:
+            h: Shape ``(n, features)``, or of several networks ``(S, n, features)``.
+            slots: Of each network the head of each of its examples, or the one head of all.
+        """
+        used = [list(dict.fromkeys(own)) for own in slots]
+        count = max(map(len, used))
+        if count == 1 and not (self._many and self._head_per_task):
+            return affine(h, *self.heads[used[0][0] if not self._many else 0].trained)
+        # All networks through as many heads; where one needs fewer, some are there twice and answer nothing.
+        pairs = zip(self._members, used, strict=True)
+        heads = [member.heads[slot].trained for member, own in pairs for slot in (own * count)[:count]]
+        if not self._together:
+            h, heads = h[None], [[weight.mT[None], bias[None]] for weight, bias in heads]
+        weight, bias = (torch.cat(parameters) for parameters in zip(*heads, strict=True))
+        through_each = affine(h[:, None].expand(-1, count, -1, -1).flatten(0, 1), weight, bias)
+        through_each = through_each.view(len(slots), count, *through_each.shape[1:])
+        places = [{slot: place for place, slot in enumerate(own)} for own in used]
+        own = torch.tensor([[at[slot] for slot in mine] for at, mine in zip(places, slots, strict=True)])
+        own = own.to(h.device)[:, None, :, None].expand(-1, 1, -1, through_each.shape[3])
+        found = through_each.gather(1, own).squeeze(1)
+        return found if self._together else torch.select(found, 0, 0)
+
+    def loss_on(self, answers: Tensor, kept: Sequence[Kept], target: str = "y") -> Tensor:
         """Return the mean loss of answers to kept examples, over the outputs that count for each.
 
         Args:
-            answers: Shape ``(n, output_size)``.
-            memory: Where the examples are.
-            rows: Which they are.
+            answers: Of each network, shape ``(S, n, output_size)``.
+            kept: Of each the examples.
             target: ``y``; or ``z``, the mean squared distance to the kept answers.
+
+        Returns:
+            Shape ``(S,)``.
         """
-        targets = memory.at(target, rows)
+        targets = torch.stack([memory.at(target, rows) for memory, rows in kept])
         if not self._ragged:
-            if self._width < answers.shape[1]:  # a view costs as much as a small layer
-                answers = answers[:, : self._width]
+            if self._width < answers.shape[2]:  # a view costs as much as a small layer
+                answers = answers[..., : self._width]
             if targets.is_floating_point():
-                targets = targets[:, : self._width]
+                targets = targets[..., : self._width]
             return mean_loss(answers, targets)
-        outputs = memory.at("outputs", rows)[:, None]
-        inside = torch.arange(answers.shape[1], device=answers.device) < outputs
+        outputs = torch.stack([memory.at("outputs", rows) for memory, rows in kept])[..., None]
+        inside = torch.arange(answers.shape[2], device=answers.device) < outputs
         if not targets.is_floating_point():
             return mean_loss(answers.masked_fill(~inside, -torch.inf), targets)
         squares = (answers - targets).square().masked_fill(~inside, 0.0)
-        return (squares / outputs).sum(1).mean()
+        return (squares / outputs).sum(-1).mean(-1)
 
     # Updates
 
     def rehearse(self, memory: Memory, rows: Tensor) -> None:
         """Take one step of the optimiser on the loss of kept examples, of whose heads there must be all."""
         slots = self.slots(memory, rows)
-        self.update(self.loss_on(self.answers(memory.at("x", rows), slots), memory, rows), slots)
+        answers = self.answers(memory.at("x", rows), slots)
+        self.update(self.loss_on(answers[None], [Kept(memory, rows)])[0], slots)
 
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
         """Take one step of the optimiser on the loss of the task entered."""

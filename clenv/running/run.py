@@ -195,7 +195,8 @@ def _play_together(env: ContinualVectorEnv, herd: Herd, runs: Sequence[_Run]) ->
         for one in runs:
             boards.enter_context(one.board())
         while playing:
-            played = env.play(herd, playing, failed := {})
+            failed: dict[int, Exception] = {}
+            played = env.play(herd, playing, failed)
             playing = [number for number in playing if number not in failed]
             records = {number: runs[number].after(env.rows[number].info(one)) for number, one in played.items()}
             for number in playing:
