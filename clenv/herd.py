@@ -33,6 +33,11 @@ class Herd(ABC):
     def __len__(self) -> int:
         return len(self.members)
 
+    @property
+    def exact(self) -> bool:
+        """Whether every member has, bit for bit, what it would have alone; else it has it up to rounding."""
+        return True
+
     def chunks(self, playing: Sequence[int]) -> Sequence[Sequence[int]]:
         """Return which of the members that play take the coming turn together; by default all of them."""
         return (playing,)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from clenv.agent import Outcome
+from clenv.arithmetic import arithmetic
 from clenv.herd import Herd
 from clenv.losses import losses_of
 
@@ -35,8 +36,21 @@ class LearnerHerd(Herd):
         first = members[0]
         shapes = first.hyperparameters.build(first.spec.input_shape).shapes
         self._size = max(1, _CACHED // sum(4 * whole(math.prod(shape)) for shape in shapes))
+        outputs = first.spec.output_size
+        widths = [math.prod(first.spec.input_shape), *(shape[0] for shape in shapes), outputs]
+        sizes = [*(first.spec.batch_size * width for width in widths), *map(math.prod, shapes), widths[-2] * outputs]
+        self._even = not any(size % 4 for size in sizes)
         self._groups: dict[tuple[int, ...], _Group] = {}
         self._formed = type(first).form is not Learner.form
+
+    @property
+    def exact(self) -> bool:
+        """Whether members have the bits they would have alone: not for every shape, if the arithmetic is not portable.
+
+        The fast products of matrices round by where in memory a matrix begins. Where minibatches and weights hold
+        multiples of four numbers, it makes no difference.
+        """
+        return self._even or arithmetic() == "portable"
 
     def chunks(self, playing: Sequence[int]) -> Sequence[Sequence[int]]:
         """Return who takes the coming turn together (see `Herd.chunks`)."""

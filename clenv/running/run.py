@@ -100,8 +100,9 @@ def _begun(
     options: Mapping[str, Any],
     *,
     progress: bool,
+    together: int | None = None,
 ) -> _Run:
-    """Return a run before its first step (see `run`)."""
+    """Return a run before its first step (see `run`); ``together``: members of a herd, if that changes bits."""
     world = _world(env, agent)
     if options.get("evaluate") is None:
         options = {**options, "evaluate": int(world.stream_spec.tasks is not None)}
@@ -111,6 +112,7 @@ def _begun(
     if folder is not None:
         refuse_if_taken(Path(folder))
         header = describe(world, agent, seed=seed, options=options)
+        header |= {} if together is None else {"together": together}
     prepared = _prepare_process(threads)
     world.reset(seed=seed)
     if options["evaluate"]:
@@ -162,6 +164,8 @@ def run_together(
 ) -> Generator[dict[int, Record]]:
     """Run a herd, each member into a folder of its own, which is as `run` would write it; those begun go on.
 
+    Where a herd is not exact (see `Herd.exact`), ``run.json`` says of how many members it was.
+
     Closing the generator writes last checkpoints. A run whose stream or agent raises as it moves on is left as it was
     at its last checkpoint, and the others go on: `resume` raises the same.
 
@@ -184,7 +188,8 @@ def run_together(
         if (Path(folder) / "run.json").exists():
             runs.append(_resumed(folder, progress=False, into=(row, member)))
         else:
-            runs.append(_begun(row, member, folder, seed, threads, options, progress=False))
+            mark = None if herd.exact else len(herd)
+            runs.append(_begun(row, member, folder, seed, threads, options, progress=False, together=mark))
     env.refresh()
     return _play_together(env, herd, runs)
 

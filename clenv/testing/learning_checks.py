@@ -38,12 +38,15 @@ from clenv.testing.worlds import (
     probe,
     relabelled,
 )
+from clenv.vector import ContinualVectorEnv
 
 CHECKS = Table[Subject]()
 
 _MOMENTS = {0, 1, 4, 10, 11, 15}
 """Steps of `EVENTFUL` streams before which an agent is looked at: first ones, in visits, before and after requests."""
 
+
+_SEEDS, _HALFWAY = (0, 1, 2), 7  # of a herd; the step before which it is saved and restored
 
 WorldCheck = Callable[[Subject, dict[str, Any]], None]
 
@@ -414,6 +417,37 @@ def a_killed_run_resumes_bit_for_bit(subject: Subject, settings: dict[str, Any])
             expect_equal(rest["answers"], whole["answers"][step:], f"{where}, the answers differ")
             expect_equal(rest["state"], whole["state"], f"{where}, the final states differ")
         env.step(agent)
+
+
+@CHECKS.add_if(lambda subject: subject.cls.herds)
+@_in_each_world
+def a_member_of_a_herd_is_as_it_would_be_alone(subject: Subject, settings: dict[str, Any]) -> None:
+    """Agents of several seeds that learn together give the bits of each alone; also after a kill and a resume."""
+    alone = subject.env(settings)
+    streams = ContinualVectorEnv(alone.scenario, _SEEDS, alone.settings)
+    try:
+        herd, fresh = (make_agent(subject.cls, streams, **subject.hyperparameters) for _ in range(2))
+    except CapabilityError:  # with these options, or in this world, it learns alone
+        return
+    streams.reset()
+    for step in range(streams.settings.batch_size**3):
+        if step == _HALFWAY:
+            world, state = reloaded(streams.state_dict()), reloaded(herd.state_dict())
+            streams = ContinualVectorEnv(alone.scenario, _SEEDS, alone.settings)
+            streams.load_state_dict(world)
+            fresh.load_state_dict(state)
+            herd = fresh
+        *_, terminated, truncated, _ = streams.step(herd)
+        if (terminated | truncated).all():
+            break
+    for seed, row, member in zip(_SEEDS, streams.rows, herd.members, strict=True):
+        agent = subject.agent(alone, seed)
+        alone.reset(seed=seed)
+        while alone.timeline.finished is None:
+            alone.step(agent)
+        losses = alone.score.losses.tolist()
+        expect_equal(row.score.losses.tolist(), losses, f"seed {seed}: the losses differ in a herd")
+        expect_equal(member.state_dict(), agent.state_dict(), f"seed {seed}: the final states differ in a herd")
 
 
 @CHECKS.add

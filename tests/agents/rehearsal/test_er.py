@@ -8,6 +8,7 @@ from replay_lives import TRAINING, WORLDS, finish, live, parameters, request, sa
 import clenv
 from clenv.agents.references.finetune import Finetune
 from clenv.agents.rehearsal.er import ER
+from clenv.agents.rehearsal.rehearsing import Kept
 from clenv.env import ContinualEnv
 from clenv.errors import SettingsError
 from clenv.evaluation.leftovers import search
@@ -69,7 +70,7 @@ def test_tasks_with_different_numbers_of_outputs_are_answered_on_their_own(make_
     agent = live(env, ER, capacity=100)
     x, slots = agent.buffer["x"], agent.buffer["task"].tolist()
     rows = torch.arange(len(slots))
-    loss = agent.loss_on(agent.answers(x, slots), agent.buffer, rows)
+    loss = agent.loss_on(agent.answers(x, slots)[None], [Kept(agent.buffer, rows)])
     each = [
         F.cross_entropy(agent.predict(x[n : n + 1], slots[n])[:, : (2, 4)[slots[n]]], agent.buffer["y"][n : n + 1])
         for n in rows
