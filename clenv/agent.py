@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, cast
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from clenv.errors import CapabilityError, CheckpointError, ClenvWarning, SettingsError, nearest
+from clenv.errors import CheckpointError, ClenvWarning, SettingsError, nearest
 from clenv.events import Exactness, Permanence, Receipt, UnlearnRequest, VisitBegin, VisitEnd
 from clenv.fields import Whole, check, convert
 from clenv.layers import seen_in
@@ -20,9 +20,6 @@ from clenv.picture import Picture
 from clenv.rng import torch_generator
 from clenv.settings import StreamSpec, check_device
 from clenv.task import Loss
-
-if TYPE_CHECKING:
-    from clenv.herd import Herd
 
 
 class Outcome(NamedTuple):
@@ -92,8 +89,8 @@ class Agent(ABC):
     """Whether it reads the round length."""
     unlearning: ClassVar[Exactness] = Exactness.UNSUPPORTED
     """Claim: the level of `unlearn` in general; a receipt may state another for its request."""
-    herds: ClassVar[bool] = False
-    """Whether several of its kind, of several seeds, can be trained together (see `clenv.herd`)."""
+    herds: ClassVar[str | None] = None
+    """Path ``module:Class`` of the herd that trains several of its kind, of several seeds, together (`clenv.herd`)."""
     commutes: ClassVar[bool] = False
     """Claim: requests one after the other, in any order, equal one request for all of them."""
 
@@ -258,17 +255,6 @@ class Agent(ABC):
     def memory(self) -> int:
         """Return the bytes of all tensors of the state."""
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors(self.state_dict()))
-
-    # Together with others
-
-    @classmethod
-    def herd(cls, members: Sequence[Agent]) -> Herd:
-        """Return a herd of agents of this class, made with the same arguments but their seeds.
-
-        Raises:
-            CapabilityError: Such agents cannot be trained together.
-        """
-        raise CapabilityError(f"{cls.__name__} learns alone only: {len(members)} of them make no herd")
 
     # State
 

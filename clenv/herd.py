@@ -2,7 +2,7 @@
 
 Most of what an agent does, it does as a visit ends, a task comes or a request falls, and there every member acts for
 itself, by the very code that it runs alone. What it does at every step, the answer and the update, is done for all at
-once. Who can do that makes a herd by `Agent.herd`.
+once. Who can do that makes a herd by the class that it names in `Agent.herds`.
 """
 
 from __future__ import annotations

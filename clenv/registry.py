@@ -407,7 +407,10 @@ def _make_herd(
     if not cls.herds:
         able = [name for name in _agents if ":" not in name and agent_class(name).herds]
         raise CapabilityError(f"{cls.__name__} learns alone only; herds can be made of {', '.join(sorted(able))}")
-    return cls.herd([cls(env.stream_spec, seed=seed, device=device, **hyperparameters) for seed in seeds])
+    herd: Herd = imported(cls.herds)(
+        [cls(env.stream_spec, seed=seed, device=device, **hyperparameters) for seed in seeds]
+    )
+    return herd
 
 
 def check_capabilities(cls: type[Agent], spec: StreamSpec) -> None:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from clenv.agents.networks.flat import Flat
+from clenv.agents.networks.learning import TOGETHER
 from clenv.agents.networks.protection import Protection, WriteProtection
 from clenv.errors import SettingsError
 from clenv.events import Exactness, Receipt, UnlearnRequest
@@ -134,7 +135,7 @@ class AdaHAT(HAT):
                     f"alpha={self.alpha!r} is the rate itself with ablation={self.ablation!r}: at most 1"
                 )
 
-    herds = True
+    herds = TOGETHER
     forgetting_free = False
     unlearning = Exactness.INTERFACE
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from clenv.agent import Outcome, tensors
 from clenv.agents.networks.flat import Flat, differentiate
+from clenv.agents.networks.learning import TOGETHER
 from clenv.agents.networks.protection import WriteProtection
 from clenv.agents.rehearsal.memory import Reservoir, examples_of
 from clenv.errors import SettingsError
@@ -149,7 +150,7 @@ class AmnesiacHAT(AdaHAT):
             if self.alpha == 0:
                 raise SettingsError(f"compensation={self.compensation!r}: with alpha=0 no shared weight moves")
 
-    herds = True
+    herds = TOGETHER
     grows = True
 
     def __init__(

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from clenv.agent import Outcome
 from clenv.agents.networks.flat import Flat, differentiate
-from clenv.agents.networks.learning import Training, told
+from clenv.agents.networks.learning import TOGETHER, Training, told
 from clenv.agents.networks.protection import Protection, WriteProtection
 from clenv.errors import SettingsError
 from clenv.events import Exactness, VisitEnd
@@ -134,7 +134,7 @@ class HAT(UnitMasked):
         """Whether weights that no task reads return to their initial values when a visit ends; without, as in the
         paper, they stay where masks that were still soft let them be trained, and later visits begin there."""
 
-    herds = True
+    herds = TOGETHER
     needs_task_labels = "always"
     forgetting_free = True
     uses_round_length = True

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from clenv.agent import Outcome
 from clenv.arithmetic import arithmetic
+from clenv.errors import CapabilityError
 from clenv.herd import Herd
 from clenv.losses import losses_of
 
@@ -27,12 +28,22 @@ _CACHED = 2**22  # bytes of the parameters of networks that are worth a common s
 
 
 class LearnerHerd(Herd):
-    """Learners with networks of the same shape; of large networks only a few take a step together."""
+    """Learners with networks of the same shape; of large networks only a few take a step together.
+
+    Raises:
+        CapabilityError: Such learners can't be trained together.
+    """
 
     members: list[Any]
 
-    def __init__(self, members: Sequence[Learner]) -> None:
+    def __init__(self, members: Sequence[Any]) -> None:
         super().__init__(members)
+        if not all(member.herdable for member in members):
+            raise CapabilityError(
+                f"{type(members[0]).__name__} learns alone, or does with these options: a herd needs dense layers "
+                "without normalisation or dropout, an activation that rounds alike everywhere (not sigmoid, elu), a stream "
+                "without label delay, and no option of the method that acts on one network at a time"
+            )
         first = members[0]
         shapes = first.hyperparameters.build(first.spec.input_shape).shapes
         self._size = max(1, _CACHED // sum(4 * whole(math.prod(shape)) for shape in shapes))

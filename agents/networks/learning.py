@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Lt
@@ -21,8 +21,8 @@ from .flat import Flat
 from .optimizers import adam, sgd
 from .rules import Adam, Descent, Rule
 
-if TYPE_CHECKING:
-    from clenv.herd import Herd
+TOGETHER = "clenv.agents.networks.herd:LearnerHerd"
+"""Who trains several learners together (see `clenv.agent.Agent.herds`)."""
 
 
 class Learner(Agent):
@@ -91,22 +91,8 @@ class Learner(Agent):
     @property
     def herdable(self) -> bool:
         """Whether it can be one of a herd: its class says so, and its network, its options and the stream allow it."""
-        declared = bool(vars(type(self)).get("herds", False))  # not that of a class it is derived from
+        declared = "herds" in vars(type(self))  # not by a class that it is derived from
         return declared and self._together and not self._spec.label_delay and not self._differs
-
-    @classmethod
-    def herd(cls, members: Sequence[Agent]) -> Herd:
-        """Return a herd of agents of this class (see `clenv.agent.Agent.herd`)."""
-        from .herd import LearnerHerd
-
-        learners = [member for member in members if isinstance(member, Learner)]
-        if not all(learner.herdable for learner in learners):
-            raise CapabilityError(
-                f"{cls.__name__} learns alone, or does with these options: a herd needs dense layers without "
-                "normalisation or dropout, an activation that rounds alike everywhere (not sigmoid, elu), a stream "
-                "without label delay, and no option of the method that acts on one network at a time"
-            )
-        return LearnerHerd(learners)
 
     def parts(self) -> list[Flat]:
         """Return what a step works on, of the task entered; of all members alike in number and shapes."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clenv.agents.networks.backbone import Backbone, affine, initial_affine
 from clenv.agents.networks.flat import Flat, differentiate
-from clenv.agents.networks.learning import Learner, Training
+from clenv.agents.networks.learning import TOGETHER, Learner, Training
 from clenv.agents.networks.rules import Rule
 from clenv.errors import CapabilityError, SettingsError
 from clenv.rng import torch_generator
@@ -39,7 +39,7 @@ class Finetune(Learner):
     class Hyperparameters(Training):
         """Of `Finetune`."""
 
-    herds = True
+    herds = TOGETHER
     heads_apart: ClassVar[bool] = True
     """Whether all inputs of a pass go through one head, so that the backbone may be another for each."""
     beside: ClassVar[tuple[str, ...]] = ()

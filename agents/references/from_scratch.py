@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from clenv.agent import Outcome
+from clenv.agents.networks.learning import TOGETHER
 from clenv.agents.regularisation.consolidating import Consolidating, Consolidation
 from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.settings import StreamSpec
@@ -29,7 +30,7 @@ class FromScratch(Consolidating):
     class Hyperparameters(Consolidation):
         """Of `FromScratch`."""
 
-    herds = True
+    herds = TOGETHER
     shortest_segment = 1
     unlearning = Exactness.EXACT
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from clenv.agents.networks.flat import Flat
-from clenv.agents.networks.learning import Learner, told, values_of
+from clenv.agents.networks.learning import TOGETHER, Learner, told, values_of
 from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.rng import key
 from clenv.settings import StreamSpec
@@ -28,7 +28,7 @@ class Independent(Learner):
     """
 
     Hyperparameters = Finetune.Hyperparameters
-    herds = True
+    herds = TOGETHER
     needs_task_labels = "always"
     forgetting_free = True
     grows = True
@@ -41,7 +41,7 @@ class Independent(Learner):
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
         self.learners: dict[int, Finetune] = {}
         self._running: Finetune | None = None
-        declared = bool(vars(type(self)).get("herds", False))
+        declared = "herds" in vars(type(self))
         self._herdable = self._new(0).herdable and declared  # what no network can be built of is refused now
 
     @property

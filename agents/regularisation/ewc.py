@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clenv.agents.networks.learning import TOGETHER
 from clenv.arithmetic import square_root
 from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.fields import Fraction, NonNegative
@@ -82,7 +83,7 @@ class OnlineEWC(Estimating):
     Nothing that belongs to one task can be told apart afterwards, so that requests are refused.
     """
 
-    herds = True
+    herds = TOGETHER
 
     @dataclass(frozen=True)
     class Hyperparameters(Fisher):
@@ -123,7 +124,7 @@ class EWC(Estimating):
         """``lambda``; it has no universal scale: try powers of ten. Where tasks return a strong pull holds each task to
         its last visit, however long ago."""
 
-    herds = True
+    herds = TOGETHER
     unlearning = Exactness.INTERFACE
     commutes = True
 

@@ -13,6 +13,7 @@ import torch
 from annotated_types import Ge, Lt
 from torch import Tensor
 
+from clenv.agents.networks.learning import TOGETHER
 from clenv.fields import NonNegative
 
 from .anchoring import Estimating, Estimation
@@ -44,7 +45,7 @@ class MAS(Estimating):
         """``alpha`` in [0, 1): the importance becomes ``alpha`` times what it was plus ``1 - alpha`` times the
         segment's; None: the sum of all segments'."""
 
-    herds = True
+    herds = TOGETHER
     factor = 2.0
 
     def consolidate(self) -> None:

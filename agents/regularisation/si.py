@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from clenv.agents.networks.flat import Flat, differentiate
+from clenv.agents.networks.learning import TOGETHER
 from clenv.fields import NonNegative, Positive
 
 from .anchoring import BACKBONE, Anchored, Anchoring
@@ -38,7 +39,7 @@ class SI(Anchored):
         xi: Positive = 0.1
         """Damping of the division by the squared distance; it sets the scale of the importance."""
 
-    herds = True
+    herds = TOGETHER
     factor = 2.0
     beside = ("importance", "anchor", "path")
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clenv.agents.networks.learning import TOGETHER
 from clenv.fields import NonNegative
 from clenv.settings import StreamSpec
 
@@ -39,7 +40,7 @@ class DER(ER):
     class Hyperparameters(Distillation):
         """Of `DER`."""
 
-    herds = True
+    herds = TOGETHER
     keeps_answers = True
 
     def draws(self) -> list[Tensor]:
@@ -70,7 +71,7 @@ class DERpp(DER):
         replay_again: Random numbers of the second draw.
     """
 
-    herds = True
+    herds = TOGETHER
 
     @dataclass(frozen=True)
     class Hyperparameters(Distillation):

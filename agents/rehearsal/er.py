@@ -14,6 +14,7 @@ from torch import Tensor
 
 from clenv.agent import Outcome
 from clenv.agents.networks.flat import Flat, differentiate
+from clenv.agents.networks.learning import TOGETHER
 from clenv.settings import StreamSpec
 
 from .memory import Memory, Reservoir, examples_of
@@ -50,7 +51,7 @@ class ER(Replaying):
     class Hyperparameters(Rehearsal):
         """Of `ER`."""
 
-    herds = True
+    herds = TOGETHER
     keeps_answers: ClassVar[bool] = False
     """Whether the answers are kept with the examples."""
 

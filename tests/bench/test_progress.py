@@ -7,7 +7,7 @@ import sys
 from contextlib import ExitStack
 
 from clenv.bench import progress
-from clenv.bench.play import _Sign
+from clenv.bench.play import Sign
 from clenv.bench.progress import Progress
 
 
@@ -28,7 +28,7 @@ def written_to(output, monkeypatch):
 def held(folder, keys):
     """Return the signs of runs that are being played, held until the stack is closed."""
     stack = ExitStack()
-    signs = [_Sign(folder / "running" / key) for key in keys]
+    signs = [Sign(folder / "running" / key) for key in keys]
     for sign in signs:
         stack.enter_context(sign.held())
         sign._told = -math.inf  # nothing was said for long

@@ -351,7 +351,7 @@ def test_dividing_by_the_rate_gives_the_unprotected_update(life, steps):
     head = agent.tasks[1]["head"]
     for _ in range(steps):
         agent._s, agent._gain, agent._gates = 1.0, 400.0, torch.sigmoid(agent.tasks[1]["e"].trained[0])
-        loss = sum((p * slope).sum() for p, slope in zip(agent.shared.trained, slopes, strict=True))
+        loss = sum((p * slope).sum() for p, slope in zip(agent.shared.parameters(), slopes, strict=True))
         agent.learn(loss + sum((0 * p).sum() for p in head.trained))
     agent._record(1, agent._counts())
     *_, (_, _, _, index, values, rates) = agent.traces
