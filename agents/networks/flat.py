@@ -216,15 +216,17 @@ class Flat(Sequence[nn.Parameter]):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the parameters and what is kept beside them, as plain containers and tensors."""
-        beside = {name: self.views(name) for name in self.vectors if name != "values"}
-        return {"steps": int(self.steps), "values": list(self), **beside}
+        moments = {name: self.views(name) for name in self.vectors if name in MOMENTS}
+        beside = {name: self.views(name) for name in self.vectors if name not in {"values", *MOMENTS}}
+        return {"steps": int(self.steps), "values": list(self), "moments": moments, **beside}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned, in place."""
         self.steps.fill_(state["steps"])
+        given = {**state, **state["moments"]}
         for name in self.vectors:
-            for mine, theirs in zip(self.views(name), state[name], strict=True):
+            for mine, theirs in zip(self.views(name), given[name], strict=True):
                 mine.copy_(theirs)
 
 

@@ -122,4 +122,5 @@ def _moments(finding: Finding) -> bool:
 
     The gradient of a unit that was active for one example alone is that example, scaled: a leak, but no kept copy.
     """
-    return finding.kind in {"scaled", "near"} and "['__state_dict__']['state']" in finding.path
+    kept = ("['__state_dict__']['state']", "['__state_dict__']['moments']")  # by torch's optimisers, and by ours
+    return finding.kind in {"scaled", "near"} and any(place in finding.path for place in kept)

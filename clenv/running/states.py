@@ -12,7 +12,7 @@ from torch import Tensor
 
 def difference(found: object, expected: object, where: str = "") -> str | None:
     """Return where two nested states differ first, in words; None if they are equal bit for bit, on any devices."""
-    place = where or "the whole"
+    place = where.replace("['__state_dict__']", "") or "the whole"  # of objects that have a state, what they call it
     if isinstance(found, Tensor) and isinstance(expected, Tensor):
         return _tensor_difference(found, expected, place)
     if isinstance(found, Mapping) and isinstance(expected, Mapping):
