@@ -90,7 +90,8 @@ class Agent(ABC):
     unlearning: ClassVar[Exactness] = Exactness.UNSUPPORTED
     """Claim: the level of `unlearn` in general; a receipt may state another for its request."""
     herds: ClassVar[str | None] = None
-    """Path ``module:Class`` of the herd that trains several of its kind, of several seeds, together (`clenv.herd`)."""
+    """Path ``module:Class`` of the herd that trains several of its kind, of several seeds, together (`clenv.herd`).
+    Each class says it for itself, and does not inherit it."""
     commutes: ClassVar[bool] = False
     """Claim: requests one after the other, in any order, equal one request for all of them."""
 

@@ -404,8 +404,8 @@ def _make_herd(
     if len(seeds) != env.num_envs:
         raise SettingsError(f"{len(seeds)} seeds for {env.num_envs} streams: expected one each")
     check_capabilities(cls, env.stream_spec)
-    if not cls.herds:
-        able = [name for name in _agents if ":" not in name and agent_class(name).herds]
+    if cls.herds is None or "herds" not in vars(cls):  # a class that it is derived from may say so
+        able = [name for name in _agents if ":" not in name and "herds" in vars(agent_class(name))]
         raise CapabilityError(f"{cls.__name__} learns alone only; herds can be made of {', '.join(sorted(able))}")
     herd: Herd = imported(cls.herds)(
         [cls(env.stream_spec, seed=seed, device=device, **hyperparameters) for seed in seeds]

@@ -129,9 +129,7 @@ def test_a_request_that_breaks_the_protocol_is_told_once_all_have_moved_on(make_
 
 
 def test_gymnasium_makes_it():
-    env = gymnasium.make_vec(
-        "clenv/SplitDigits-v0", num_envs=3, vectorization_mode="vector_entry_point", alpha=0.0, round_length=2, horizon=20
-    )
+    env = gymnasium.make_vec("clenv/SplitDigits-v0", 3, "vector_entry_point", alpha=0.0, round_length=2, horizon=20)
     assert isinstance(env, clenv.ContinualVectorEnv)
     assert (env.num_envs, env.seeds) == (3, (0, 1, 2))
     observations, _ = env.reset(seed=7)
@@ -176,8 +174,9 @@ def test_wrappers_pass_herds_and_predictions_through(make_tasks):
 # Herds
 
 
+@pytest.mark.filterwarnings("ignore:never asked")
 def test_a_member_is_an_agent_like_any_other(make_tasks):
-    env = streams(make_tasks)
+    env = streams(make_tasks, requests=Script((unlearn(0, visit=3),), invalid="skip"))
     herd = clenv.make_agent("hat", env, hidden=(8, 8))
     env.reset()
     over(env, herd)
@@ -185,7 +184,7 @@ def test_a_member_is_an_agent_like_any_other(make_tasks):
         assert isinstance(member, clenv.Agent)
         assert all(0 <= accuracy <= 1 for accuracy in row.evaluate(member).accuracy.values())
         assert member.predict(torch.zeros(2, 6), 0).shape == (2, 3)
-        assert row.receipts
+    assert any(row.receipts for row in env.rows)
 
 
 def test_one_that_diverges_leaves_the_herd_as_it_would_have_ended_alone(make_tasks):

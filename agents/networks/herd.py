@@ -41,8 +41,8 @@ class LearnerHerd(Herd):
         if not all(member.herdable for member in members):
             raise CapabilityError(
                 f"{type(members[0]).__name__} learns alone, or does with these options: a herd needs dense layers "
-                "without normalisation or dropout, an activation that rounds alike everywhere (not sigmoid, elu), a stream "
-                "without label delay, and no option of the method that acts on one network at a time"
+                "without normalisation or dropout, an activation that rounds alike everywhere (not sigmoid, elu), a "
+                "stream without label delay, and no option of the method that acts on one network at a time"
             )
         first = members[0]
         shapes = first.hyperparameters.build(first.spec.input_shape).shapes

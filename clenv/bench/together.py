@@ -43,7 +43,7 @@ def groups(jobs: Sequence[Job], most: int) -> list[Group]:
 
 def can_herd(job: Job) -> bool:
     """Return whether runs like this one, of other seeds, can be played together."""
-    if not agent_class(job.agent_name).herds:
+    if "herds" not in vars(agent_class(job.agent_name)):
         return False
     try:
         env = make_vec(job.scenario_id, seeds=(job.seed,), **changes_from_plain(job.settings))

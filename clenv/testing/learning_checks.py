@@ -419,7 +419,7 @@ def a_killed_run_resumes_bit_for_bit(subject: Subject, settings: dict[str, Any])
         env.step(agent)
 
 
-@CHECKS.add_if(lambda subject: subject.cls.herds is not None)
+@CHECKS.add_if(lambda subject: "herds" in vars(subject.cls))
 @_in_each_world
 def a_member_of_a_herd_is_as_it_would_be_alone(subject: Subject, settings: dict[str, Any]) -> None:
     """Agents of several seeds that learn together give the bits of each alone; also after a kill and a resume."""

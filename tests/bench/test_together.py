@@ -8,10 +8,10 @@ import torch
 
 from clenv.agent import tensors
 from clenv.arithmetic import arithmetic
-from clenv.bench.bench import bench, plan
+from clenv.bench.bench import plan
 from clenv.bench.engines import make_engine
-from clenv.bench.suite import AgentEntry, ScenarioEntry, Suite
-from clenv.bench.together import can_herd, groups
+from clenv.bench.suite import AgentEntry, EvaluationOptions, ScenarioEntry, Suite
+from clenv.bench.together import can_herd, groups, play_together
 from clenv.errors import SettingsError
 
 SMALL = {"hidden": (8, 8)}
@@ -24,7 +24,7 @@ REQUESTS = {
 }
 
 
-def suite(seeds=(0, 1, 2, 3), agents=("hat", "er", "gdumb")):
+def suite(seeds=(0, 1, 2, 3), agents=("hat", "er", "lwf")):
     return Suite(
         name="together",
         scenarios=(
@@ -36,6 +36,7 @@ def suite(seeds=(0, 1, 2, 3), agents=("hat", "er", "gdumb")):
         ),
         agents=tuple(AgentEntry(agent, hyperparameters=SMALL) for agent in agents),
         seeds=seeds,
+        evaluation=EvaluationOptions(tensorboard=False),
     )
 
 
@@ -58,15 +59,16 @@ def played(tmp_path_factory):
     """The same suite, one by one and together."""
     chosen, folders = plan(suite()), []
     for most in (1, 3):
-        folders.append(tmp_path_factory.mktemp(f"together-{most}") / "bench")
-        bench(chosen, folders[-1], make_engine("local", 1, together=most))
+        folders.append(tmp_path_factory.mktemp(f"together-{most}"))
+        for group in groups(chosen.jobs, most):  # as the processes of an engine do
+            play_together(folders[-1], group)
     return chosen, folders
 
 
 def test_runs_of_one_cell_are_grouped_where_they_can_be():
     jobs = plan(suite()).jobs
     assert [(group[0].agent, len(group)) for group in groups(jobs, 3)] == [
-        ("hat", 3), ("hat", 1), ("er", 3), ("er", 1), *[("gdumb", 1)] * 4,
+        ("hat", 3), ("hat", 1), ("er", 3), ("er", 1), *[("lwf", 1)] * 4,
     ]  # fmt: skip
     assert [len(group) for group in groups(jobs, 1)] == [1] * 12
     assert [can_herd(job) for job in jobs[:3]] == [True, True, False]
