@@ -183,14 +183,19 @@ class OsakaPlan(Plan):
         for number in range(-(-rounds // BLOCK)):
             first = number * BLOCK
             failed = np.flatnonzero(self._coins.block(number) >= self.alpha)
-            favourites = self._draws.candidates(first, BLOCK)[failed, 0]
-            for k, favourite in zip((failed + first).tolist(), favourites.tolist(), strict=True):
+            candidates = self._draws.candidates(first, BLOCK)[failed]
+            others = candidates != candidates[:, :1]
+            second = candidates[np.arange(len(failed)), others.argmax(axis=1)]  # the next one that is another
+            for k, favourite, next_best in zip(
+                (failed + first).tolist(), candidates[:, 0].tolist(), second.tolist(), strict=True
+            ):
                 if k == 0:
                     continue  # no coin is tossed before the first round
                 if k >= rounds:
                     break
-                same = favourite == current
-                task = self.draw(k, available, leaving=current) if leave and same else favourite
+                task: int | None = favourite
+                if leave and favourite == current:
+                    task = next_best if next_best != current else self.draw(k, available, leaving=current)
                 if task is not None and task != current:
                     yield current, start, k - start
                     current, start = task, k
