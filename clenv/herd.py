@@ -38,6 +38,11 @@ class Herd(ABC):
         """Whether every member has, bit for bit, what it would have alone; else it has it up to rounding."""
         return True
 
+    @property
+    def worthwhile(self) -> int:
+        """Members beyond which another herd, played after this one, is faster than a larger one."""
+        return 2**31
+
     def chunks(self, playing: Sequence[int]) -> Sequence[Sequence[int]]:
         """Return which of the members that play take the coming turn together; by default all of them."""
         return (playing,)

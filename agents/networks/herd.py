@@ -55,6 +55,11 @@ class LearnerHerd(Herd):
         self._formed = type(first).form is not Learner.form
 
     @property
+    def worthwhile(self) -> int:
+        """Members beyond which caches hold too little of them (see `Herd.worthwhile`)."""
+        return self._size
+
+    @property
     def exact(self) -> bool:
         """Whether members have the bits they would have alone: not for every shape, if the arithmetic is not portable.
 

@@ -20,7 +20,7 @@ from clenv.bench.published import compare
 from clenv.bench.reading import arithmetic_of
 from clenv.bench.report import leaderboard, report
 from clenv.bench.suite import from_plain
-from clenv.bench.together import can_herd
+from clenv.bench.together import herd_size
 from clenv.errors import ClenvWarning, SettingsError
 from clenv.running.checkpoint import write_atomically
 from clenv.running.folder import Folder
@@ -101,7 +101,7 @@ def _announce(chosen: Plan, jobs: Sequence[Job], place: Path, together: int) -> 
     _say(f"{chosen.suite.name}: {', '.join(_count(*item) for item in numbers.items())}, in {place}/")
     if together > 1:
         cells = {(job.scenario, job.agent): job for job in jobs}
-        alone = dict.fromkeys(agent for (_, agent), job in cells.items() if not can_herd(job))
+        alone = dict.fromkeys(agent for (_, agent), job in cells.items() if herd_size(job) == 1)
         _say(f"up to {together} seeds together" + (f", but one by one: {', '.join(alone)}" if alone else ""))
 
 

@@ -36,21 +36,20 @@ def groups(jobs: Sequence[Job], most: int) -> list[Group]:
         cells.setdefault((job.scenario, job.agent), []).append(job)
     found: list[Group] = []
     for cell in cells.values():
-        size = most if can_herd(cell[0]) else 1
+        size = min(most, herd_size(cell[0]))
         found += [tuple(cell[first : first + size]) for first in range(0, len(cell), size)]
     return found
 
 
-def can_herd(job: Job) -> bool:
-    """Return whether runs like this one, of other seeds, can be played together."""
+def herd_size(job: Job) -> int:
+    """Return how many runs like this one, of other seeds, are worth to be played together; 1: they can't be."""
     if "herds" not in vars(agent_class(job.agent_name)):
-        return False
+        return 1
     try:
         env = make_vec(job.scenario_id, seeds=(job.seed,), **changes_from_plain(job.settings))
-        make_agent(job.agent_name, env, **changes_from_plain(job.hyperparameters))
+        return make_agent(job.agent_name, env, **changes_from_plain(job.hyperparameters)).worthwhile
     except CapabilityError:
-        return False
-    return True
+        return 1
 
 
 def play_together(folder: Path, group: Group, stopped: Sequence[int] = ()) -> bool:

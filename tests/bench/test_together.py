@@ -2,6 +2,7 @@
 
 import filecmp
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from clenv.arithmetic import arithmetic
 from clenv.bench.bench import plan
 from clenv.bench.engines import make_engine
 from clenv.bench.suite import AgentEntry, EvaluationOptions, ScenarioEntry, Suite
-from clenv.bench.together import can_herd, groups, play_together
+from clenv.bench.together import groups, herd_size, play_together
 from clenv.errors import SettingsError
 
 SMALL = {"hidden": (8, 8)}
@@ -71,7 +72,10 @@ def test_runs_of_one_cell_are_grouped_where_they_can_be():
         ("hat", 3), ("hat", 1), ("er", 3), ("er", 1), *[("lwf", 1)] * 4,
     ]  # fmt: skip
     assert [len(group) for group in groups(jobs, 1)] == [1] * 12
-    assert [can_herd(job) for job in jobs[:3]] == [True, True, False]
+    assert [herd_size(job) > 32 for job in jobs[:3]] == [True, True, False]
+    large = plan(suite(agents=("finetune",)))
+    wide = [replace(job, hyperparameters={"hidden": [1000, 1000]}) for job in large.jobs]
+    assert [len(group) for group in groups(wide, 3)] == [1] * 4
     with pytest.raises(SettingsError, match="together=0"):
         make_engine("local", together=0)
 
