@@ -61,12 +61,12 @@ class LearnerHerd(Herd):
 
     @property
     def exact(self) -> bool:
-        """Whether members have the bits they would have alone: not for every shape, if the arithmetic is not portable.
+        """Whether members have the bits they would have alone: not on a card, and with fast arithmetic not in every shape.
 
         The fast products of matrices round by where in memory a matrix begins. Where minibatches and weights hold
         multiples of four numbers, it makes no difference.
         """
-        return self._even or arithmetic() == "portable"
+        return self.members[0].device.type == "cpu" and (self._even or arithmetic() == "portable")
 
     def chunks(self, playing: Sequence[int]) -> Sequence[Sequence[int]]:
         """Return who takes the coming turn together (see `Herd.chunks`)."""

@@ -27,7 +27,7 @@ class Recalled:
 
     Attributes:
         drawn: Rows of each draw.
-        slots: Heads of the minibatch's examples and of these.
+        slots: Heads of the minibatch's examples and of these; where there is one for all, that one.
         x: Inputs of all draws.
         given: Answers that the minibatch was given.
     """
@@ -76,10 +76,10 @@ class ER(Replaying):
     def recall(self, count: int) -> Recalled:
         """Draw what this step replays beside so many examples of the task entered."""
         assert self.slot is not None  # for the type checker: `enter` came before
-        drawn, slots = self.draws(), [self.slot] * count
-        rows = torch.cat(drawn) if drawn else torch.arange(0, device=self._device)
-        if drawn:
-            slots += self.slots(self.buffer, rows) if self._head_per_task else [0] * len(rows)
+        drawn, slots = self.draws(), [self.slot]
+        rows = drawn[0] if len(drawn) == 1 else torch.cat([*drawn, torch.arange(0, device=self._device)])
+        if self._head_per_task:
+            slots = [*slots * count, *(self.slots(self.buffer, rows) if drawn else ())]
         self._recalled = Recalled(drawn, slots, self.buffer.at("x", rows))
         return self._recalled
 

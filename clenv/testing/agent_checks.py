@@ -14,7 +14,11 @@ from clenv.testing.worlds import FEATURES, Subject
 
 
 def check_agent(
-    agent: str | type[Agent], *, input_shape: tuple[int, ...] | None = None, **hyperparameters: Any
+    agent: str | type[Agent],
+    *,
+    input_shape: tuple[int, ...] | None = None,
+    device: str = "cpu",
+    **hyperparameters: Any,
 ) -> Iterator[Check]:
     """Yield the checks that apply to an agent, by its declared capabilities.
 
@@ -23,6 +27,7 @@ def check_agent(
     Args:
         agent: Class, registered name, or ``module:Class``.
         input_shape: Shape of an input; None: six features.
+        device: Where the worlds and the agents are.
         **hyperparameters: Passed to every agent made; buffers should be small enough to be full after 20 minibatches
             of 4.
 
@@ -33,5 +38,5 @@ def check_agent(
         >>> for check in check_agent("mylab:MyAgent"):  # doctest: +SKIP
         ...     check()
     """
-    subject = Subject(agent_class(agent), hyperparameters, input_shape or FEATURES)
+    subject = Subject(agent_class(agent), hyperparameters, input_shape or FEATURES, device)
     return chain(learning_checks.CHECKS.checks(subject), unlearning_checks.CHECKS.checks(subject))

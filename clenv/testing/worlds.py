@@ -62,11 +62,12 @@ def relabelled(task: Task) -> Task:
 
 @dataclass(frozen=True)
 class Subject:
-    """An agent under test: its class and hyperparameters, the shape of inputs, and the worlds it can live in."""
+    """An agent under test: its class and hyperparameters, the shape of inputs, the device, and its worlds."""
 
     cls: type[Agent]
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     input_shape: tuple[int, ...] = FEATURES
+    device: str = "cpu"
 
     def tasks(self, loss: Loss = "cross_entropy", variant: int = 0) -> tuple[Task, ...]:
         """Return tasks that it can learn, see `tiny_tasks`."""
@@ -86,7 +87,8 @@ class Subject:
         if self.cls.needs_pretraining:
             pretrain = [replace(task, id=f"{task.id} before") for task in self.tasks(loss, 2)]
             options.setdefault("pretrain_steps", 2 * ROUND)
-        settings = {"batch_size": 4, "round_length": ROUND, "schedule": SCHEDULE, **options}
+        here = {"device": self.device, "batch_size": 4, "round_length": ROUND, "schedule": SCHEDULE}
+        settings = {**here, **options}
         return ContinualEnv(Scenario(tasks, pretrain), Settings().updated(**settings))
 
     def agent(self, env: ContinualEnv, seed: int = 0) -> Agent:
