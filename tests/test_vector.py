@@ -10,6 +10,8 @@ import clenv
 from clenv.errors import CapabilityError, CheckpointError, ClenvError, PredictionError, ProtocolError, SettingsError
 from clenv.world.requests import RandomRequests, Script, unlearn
 
+pytestmark = pytest.mark.kernels
+
 ASKS = RandomRequests(permanence_rate=0.05, unlearn_rate=0.2, when="visit-end", keep=1)
 STREAM = {"alpha": 0.5, "round_length": 3, "horizon": 60, "batch_size": 4, "requests": ASKS, "recurrence": "relearn"}
 
@@ -226,3 +228,40 @@ def test_a_member_has_its_bits_however_many_there_are(make_tasks, members):
 def test_odd_shapes_are_not_called_exact(make_tasks):
     assert not clenv.make_agent("finetune", streams(make_tasks), hidden=(7,)).exact
     assert clenv.make_agent("finetune", streams(make_tasks), hidden=(8,)).exact
+
+
+def test_segments_that_end_between_visits_end_for_each_member(make_tasks):
+    """No event tells of them, so that a herd must look for what a step has changed beyond itself."""
+    options = {"segments": "fixed", "period": 4, "strength": 30.0, "hidden": (8,)}
+    settings = {**STREAM, "announce_switches": False, "paradigm": "domain", "requests": None}
+    for name in ("ewc-online", "si", "from-scratch"):
+        chosen = {key: value for key, value in options.items() if key != "strength" or name != "from-scratch"}
+        env = clenv.make_vec(make_tasks(4), seeds=range(2), **settings)
+        herd = clenv.make_agent(name, env, **chosen)
+        env.reset()
+        over(env, herd)
+        for seed, row, member in zip(env.seeds, env.rows, herd.members, strict=True):
+            alone = clenv.make(make_tasks(4), **settings)
+            agent = clenv.make_agent(name, alone, seed=seed, **chosen)
+            alone.reset(seed=seed)
+            while alone.timeline.finished is None:
+                alone.step(agent)
+            assert row.score.losses.tolist() == alone.score.losses.tolist()
+            assert all(map(torch.equal, member.shared, agent.shared))
+
+
+def test_a_single_output_is_computed_alike_however_many_there_are(make_tasks):
+    tasks = make_tasks(3, regression=True, outputs=1)
+    settings = {**STREAM, "requests": None}
+    env = clenv.make_vec(tasks, seeds=range(3), **settings)
+    herd = clenv.make_agent("finetune", env, hidden=(8,))
+    assert herd.exact
+    assert not clenv.make_agent("finetune", env, hidden=(8, 1)).exact
+    env.reset()
+    over(env, herd)
+    alone = clenv.make(tasks, **settings)
+    agent = clenv.make_agent("finetune", alone, hidden=(8,), seed=2)
+    alone.reset(seed=2)
+    while alone.timeline.finished is None:
+        alone.step(agent)
+    assert all(map(torch.equal, herd.members[2].shared, agent.shared))

@@ -103,6 +103,9 @@ def affine(h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """
     if weight.dim() == 2:
         return F.linear(h, weight, bias)
+    if weight.shape[2] == 1:  # products with a single column round by how many there are
+        z = (h * weight.mT).sum(-1, keepdim=True)
+        return z if bias is None else z + bias[:, None]
     return torch.bmm(h, weight) if bias is None else torch.baddbmm(bias[:, None], h, weight)
 
 

@@ -51,6 +51,7 @@ class LearnerHerd(Herd):
         widths = [math.prod(first.spec.input_shape), *(shape[0] for shape in shapes), outputs]
         sizes = [*(first.spec.batch_size * width for width in widths), *map(math.prod, shapes), widths[-2] * outputs]
         self._even = not any(size % 4 for size in sizes)
+        self._wide = 1 not in widths[1:-1]
         self._groups: dict[tuple[int, ...], _Group] = {}
         self._formed = type(first).form is not Learner.form
 
@@ -61,12 +62,15 @@ class LearnerHerd(Herd):
 
     @property
     def exact(self) -> bool:
-        """Whether members have the bits they would have alone: not on a card, and with fast arithmetic not in every shape.
+        """Whether members have the bits they would have alone: not on a card, nor in every shape with fast arithmetic.
+
+        Nor behind a layer of a single unit.
 
         The fast products of matrices round by where in memory a matrix begins. Where minibatches and weights hold
         multiples of four numbers, it makes no difference.
         """
-        return self.members[0].device.type == "cpu" and (self._even or arithmetic() == "portable")
+        on_cpu = self.members[0].device.type == "cpu"
+        return on_cpu and self._wide and (self._even or arithmetic() == "portable")
 
     def chunks(self, playing: Sequence[int]) -> Sequence[Sequence[int]]:
         """Return who takes the coming turn together (see `Herd.chunks`)."""
@@ -173,7 +177,9 @@ class _Group:
         if not self._concludes:
             return [None] * len(outcomes)
         pairs = zip(self._members, outcomes, strict=True)
-        return [None if outcome is None else member.conclude(outcome) for member, outcome in pairs]
+        figures = [None if outcome is None else member.conclude(outcome) for member, outcome in pairs]
+        self.touched.update(row for row, member in enumerate(self._members) if member.alters())
+        return figures
 
     def _again(self, outcomes: Sequence[Outcome | None], changed: Sequence[int]) -> Tensor:
         """Return the losses anew: some members are no longer as they were when they answered."""

@@ -41,6 +41,7 @@ class Learner(Agent):
     _differs: bool = False  # whether `forward` answers otherwise than `predict`: by dropout, say
     _together: bool = False  # whether parameters have a leading dimension over networks, be it of one
     _many: bool = False  # whether this one stands for all members of a herd
+    _altered: bool = False  # whether `conclude` has changed more than a step does
 
     @abstractmethod
     def enter(self, task: int | None) -> None:
@@ -93,6 +94,11 @@ class Learner(Agent):
         """Whether it can be one of a herd: its class says so, and its network, its options and the stream allow it."""
         declared = "herds" in vars(type(self))  # not by a class that it is derived from
         return declared and self._together and not self._spec.label_delay and not self._differs
+
+    def alters(self) -> bool:
+        """Return whether `conclude` has changed what a step works on, since this was last asked."""
+        altered, self._altered = self._altered, False
+        return altered
 
     def parts(self) -> list[Flat]:
         """Return what a step works on, of the task entered; of all members alike in number and shapes."""

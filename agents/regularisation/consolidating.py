@@ -72,6 +72,7 @@ class Consolidating(Finetune):
         figures = super().conclude(outcome)
         if self.segments.end_after(outcome.step):
             self.consolidate()
+            self._altered = True
         return figures
 
     def on_visit_end(self, event: VisitEnd) -> None:
