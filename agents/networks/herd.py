@@ -62,12 +62,10 @@ class LearnerHerd(Herd):
 
     @property
     def exact(self) -> bool:
-        """Whether members have the bits they would have alone: not on a card, nor in every shape with fast arithmetic.
+        """Whether members have the bits they would have alone.
 
-        Nor behind a layer of a single unit.
-
-        The fast products of matrices round by where in memory a matrix begins. Where minibatches and weights hold
-        multiples of four numbers, it makes no difference.
+        Not on a card; not behind a layer of a single unit; and with fast arithmetic only where minibatches and weights
+        hold multiples of four numbers, as its products of matrices round by where in memory a matrix begins.
         """
         on_cpu = self.members[0].device.type == "cpu"
         return on_cpu and self._wide and (self._even or arithmetic() == "portable")
