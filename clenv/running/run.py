@@ -160,7 +160,16 @@ def _resumed(folder: str | Path, *, progress: bool, into: tuple[ContinualEnv, Ag
 
 
 def run_together(
-    env: ContinualVectorEnv, herd: Herd, folders: Sequence[str | Path], *, threads: Count = 1, **options: Any
+    env: ContinualVectorEnv,
+    herd: Herd,
+    folders: Sequence[str | Path],
+    *,
+    steps: Count | None = None,
+    evaluate: Whole | None = None,
+    log_every: Count = 100,
+    checkpoint_every: NonNegative = 10.0,
+    tensorboard: bool = True,
+    threads: Count = 1,
 ) -> Generator[dict[int, Record]]:
     """Run a herd, each member into a folder of its own, which is as `run` would write it; those begun go on.
 
@@ -173,9 +182,12 @@ def run_together(
         env: The streams.
         herd: The agents, made for them.
         folders: Of each: a new or empty folder, or that of a run that was stopped.
+        steps: As for `run`, as all that follow; of runs that begin now.
+        evaluate: Likewise.
+        log_every: Likewise.
+        checkpoint_every: Likewise.
+        tensorboard: Likewise.
         threads: Threads of torch in this process.
-        **options: As for `run`, of those that begin now: ``steps``, ``evaluate``, ``log_every``, ``checkpoint_every``,
-            ``tensorboard``.
 
     Yields:
         The records of a turn, by number of the stream.
@@ -183,6 +195,13 @@ def run_together(
     Raises:
         SettingsError, CheckpointError: As for `run` and `resume`.
     """
+    options = {
+        "steps": steps,
+        "evaluate": evaluate,
+        "log_every": log_every,
+        "checkpoint_every": checkpoint_every,
+        "tensorboard": tensorboard,
+    }
     runs = []
     for row, member, folder, seed in zip(env.rows, herd.members, folders, env.seeds, strict=True):
         if (Path(folder) / "run.json").exists():
