@@ -10,8 +10,6 @@ import clenv
 from clenv.errors import CapabilityError, CheckpointError, ClenvError, PredictionError, ProtocolError, SettingsError
 from clenv.world.requests import RandomRequests, Script, unlearn
 
-pytestmark = pytest.mark.kernels
-
 ASKS = RandomRequests(permanence_rate=0.05, unlearn_rate=0.2, when="visit-end", keep=1)
 STREAM = {"alpha": 0.5, "round_length": 3, "horizon": 60, "batch_size": 4, "requests": ASKS, "recurrence": "relearn"}
 
@@ -209,6 +207,7 @@ def test_one_that_diverges_leaves_the_herd_as_it_would_have_ended_alone(make_tas
     assert len(set(ends)) > 1
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("members", [1, 2, 32])
 def test_a_member_has_its_bits_however_many_there_are(make_tasks, members):
     env = streams(make_tasks, range(members))
@@ -250,6 +249,7 @@ def test_segments_that_end_between_visits_end_for_each_member(make_tasks):
             assert all(map(torch.equal, member.shared, agent.shared))
 
 
+@pytest.mark.kernels
 def test_a_single_output_is_computed_alike_however_many_there_are(make_tasks):
     tasks = make_tasks(3, regression=True, outputs=1)
     settings = {**STREAM, "requests": None}

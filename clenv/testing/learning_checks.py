@@ -46,7 +46,7 @@ _MOMENTS = {0, 1, 4, 10, 11, 15}
 """Steps of `EVENTFUL` streams before which an agent is looked at: first ones, in visits, before and after requests."""
 
 
-_SEEDS, _HALFWAY = (0, 1, 2), 7  # of a herd; the step before which it is saved and restored
+_SEEDS, _HALFWAY = (0, 1), 7  # of a herd; the step before which it is saved and restored
 
 WorldCheck = Callable[[Subject, dict[str, Any]], None]
 
