@@ -124,7 +124,7 @@ class ContinualVectorEnv(VectorEnv[dict[str, Any], Any, Array]):
         seeds: Likewise.
 
     Raises:
-        SettingsError: The settings do not fit the tasks, minibatches differ in size, or there is no seed, or one twice.
+        SettingsError: The settings do not fit the tasks, minibatches differ in size, or there is no seed.
         DataError: The tasks do not fit together.
     """
 

@@ -245,10 +245,4 @@ def differentiate(loss: Tensor, parts: Sequence[Flat], *, unused: bool = False) 
     trained = [leaf for part in parts for leaf in part.trained]
     each = torch.ones_like(loss)
     found = torch.autograd.grad(loss, trained, each, allow_unused=unused, materialize_grads=unused)
-    put_gradients(parts, found)
-
-
-def put_gradients(parts: Sequence[Flat], gradients: Sequence[Tensor]) -> None:
-    """Put gradients, one tensor a trained leaf, where the optimiser reads them."""
-    places = [view for part in parts for view in part.places]
-    torch._foreach_copy_(places, list(gradients))
+    torch._foreach_copy_([place for part in parts for place in part.places], list(found))

@@ -5,8 +5,9 @@ Each run's folder is as if it had been played alone. What no herd can do, or one
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
@@ -65,8 +66,11 @@ def play_together(folder: Path, group: Group, stopped: Sequence[int] = ()) -> bo
     """
     left = [job for job in group if not is_streamed(run_folder(folder, job))]
     if len(left) > 1:
-        with suppress(Exception):  # whoever is to blame fails again, by itself
+        try:
             _stream(folder, left, stopped)
+        except Exception as error:  # noqa: BLE001  # whoever is to blame fails again, by itself
+            one = left[0]
+            sys.stderr.write(f"{one.agent} on {one.scenario}: {type(error).__name__}: {error}; now one by one\n")
     good = [stopped or play(folder, job, stopped) for job in group]
     return all(good)
 

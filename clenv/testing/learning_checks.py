@@ -430,7 +430,8 @@ def a_member_of_a_herd_is_as_it_would_be_alone(subject: Subject, settings: dict[
     except CapabilityError:  # with these options, or in this world, it learns alone
         return
     streams.reset()
-    for step in range(streams.settings.batch_size**3):
+    step, over = 0, False
+    while not over:
         if step == _HALFWAY:
             world, state = reloaded(streams.state_dict()), reloaded(herd.state_dict())
             streams = ContinualVectorEnv(alone.scenario, _SEEDS, alone.settings)
@@ -438,8 +439,7 @@ def a_member_of_a_herd_is_as_it_would_be_alone(subject: Subject, settings: dict[
             fresh.load_state_dict(state)
             herd = fresh
         *_, terminated, truncated, _ = streams.step(herd)
-        if (terminated | truncated).all():
-            break
+        step, over = step + 1, bool((terminated | truncated).all())
     for seed, row, member in zip(_SEEDS, streams.rows, herd.members, strict=True):
         agent = subject.agent(alone, seed)
         alone.reset(seed=seed)
