@@ -121,3 +121,27 @@ def test_what_was_stopped_goes_on_to_the_same(played, tmp_path, monkeypatch):
         if not (alone / "runs" / job.key / "failure.json").exists():
             name = f"runs/{job.key}/steps.parquet"
             assert filecmp.cmp(tmp_path / name, alone / name, shallow=False)
+
+
+def test_a_herd_that_fails_is_told_of_and_its_runs_end_all_the_same(played, tmp_path, monkeypatch, capsys):
+    chosen, (alone, _) = played
+    group = tuple(job for job in chosen.jobs if job.agent == "hat")[:2]
+
+    def broken(*_, **__):
+        raise RuntimeError("a herd that is ill")
+
+    monkeypatch.setattr("clenv.bench.together.run_together", broken)
+    play_together(tmp_path, group)
+    assert "hat on digits: RuntimeError: a herd that is ill; now one by one" in capsys.readouterr().err
+    mine, hers = outcomes(tmp_path, chosen_of(chosen, group)), outcomes(alone, chosen_of(chosen, group))
+    assert mine.keys() == hers.keys()
+    for key, outcome in hers.items():
+        assert isinstance(mine[key], str) == isinstance(outcome, str)
+        if not isinstance(outcome, str):
+            assert filecmp.cmp(
+                *(folder / "runs" / key / "steps.parquet" for folder in (tmp_path, alone)), shallow=False
+            )
+
+
+def chosen_of(chosen, group):
+    return chosen._replace(jobs=group)
