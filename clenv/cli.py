@@ -163,10 +163,7 @@ def _run_command(words: Sequence[str]) -> Callable[..., int]:
     defaults: dict[str, Any] = {"arithmetic": "fast", "stream": stream_options(**vars(settings))}
     if spec is not None:
         cls = _agent_class(words[2])
-        factory = scenario_factory(words[1])
-        if factory_arguments(factory):
-            made = keeping(factory, defaults=registered)
-            options["scenario"] = Annotated[Any, tyro.conf.arg(constructor=made)]
+        options |= _scenario_option(words[1])
         if cls.Hyperparameters is not NoHyperparameters:
             hyperparameters = outspoken(cls.Hyperparameters)
             options["learner"] = Annotated[hyperparameters, tyro.conf.arg(name="agent")]
@@ -185,6 +182,15 @@ def _run_command(words: Sequence[str]) -> Callable[..., int]:
         "options of both."
     )
     return shaped(command, options, defaults)
+
+
+def _scenario_option(env_id: str) -> dict[str, Any]:
+    """Return the arguments of a scenario's factory, as registered, as an option; nothing if it takes none."""
+    factory = scenario_factory(env_id)
+    if not factory_arguments(factory):
+        return {}
+    made = keeping(factory, defaults=scenario_spec(env_id).kwargs)
+    return {"scenario": Annotated[Any, tyro.conf.arg(constructor=made)]}
 
 
 def _agent_class(name: str) -> type[Agent]:
@@ -364,14 +370,14 @@ def _compare(
 
 
 def _check_command(words: Sequence[str]) -> Callable[..., int]:
-    """Return the command ``check`` with the hyperparameters of the agent that the words name."""
-    named = words[:2] == ["check", "agent"] and len(words) > 2 and not words[2].startswith("-")
+    """Return the command ``check`` with the options of the agent or the scenario that the words name."""
+    named = words[:1] == ["check"] and len(words) > 2 and not words[2].startswith("-")
     options: dict[str, Any] = {
         "kind": Annotated[Literal["agent", "scenario"], tyro.conf.Positional, tyro.conf.arg(help="What it is.")],
         "target": word("NAME", "Its name or id; or module:Class of an agent, module:id of a scenario."),
     }
     defaults: dict[str, Any] = {}
-    if named:
+    if named and words[1] == "agent":
         shape = tyro.conf.arg(help="Shape of the inputs of the worlds, 3 16 16, say; None: six features.")
         options["input_shape"], defaults["input_shape"] = Annotated[tuple[int, ...] | None, shape], None
         cls = _agent_class(words[2])
@@ -379,27 +385,28 @@ def _check_command(words: Sequence[str]) -> Callable[..., int]:
             hyperparameters = outspoken(cls.Hyperparameters)
             options["learner"] = Annotated[hyperparameters, tyro.conf.arg(name="agent")]
             defaults["learner"] = hyperparameters()
+    if named and words[1] == "scenario":
+        options |= _scenario_option(words[2])
 
-    def command(*, kind: str, target: str, learner: Any = None, input_shape: tuple[int, ...] | None = None) -> int:
-        return _check(kind, target, {} if learner is None else changes(learner, type(learner)()), input_shape)
+    def command(*, kind: str, target: str, learner: Any = None, **chosen: Any) -> int:
+        hyperparameters = {} if learner is None else changes(learner, type(learner)())
+        return _check(kind, target, {**hyperparameters, **chosen.pop("scenario", {}), **chosen})
 
     command.__doc__ = (
-        "Check whether an agent or a scenario keeps the contract and its own claims. With the name of an agent given, "
-        "--help shows its options."
+        "Check whether an agent or a scenario keeps the contract and its own claims. With its name given, --help shows "
+        "its options."
     )
     return shaped(command, options, defaults)
 
 
-def _check(kind: str, target: str, hyperparameters: Mapping[str, Any], input_shape: tuple[int, ...] | None) -> int:
+def _check(kind: str, target: str, options: Mapping[str, Any]) -> int:
     import torch
 
     from clenv.testing import CheckFailure, check_agent, check_scenario
 
     torch.set_num_threads(1)  # the worlds are tiny: more threads would only wait for each other
     checks = list(
-        check_agent(_agent_class(target), input_shape=input_shape, **hyperparameters)
-        if kind == "agent"
-        else check_scenario(target)
+        check_agent(_agent_class(target), **options) if kind == "agent" else check_scenario(target, **options)
     )
     failed = 0
     with warnings.catch_warnings():

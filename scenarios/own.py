@@ -20,7 +20,7 @@ from clenv.split import OnDisk, Split, number_classes
 from clenv.task import Task
 
 from .data.files import channels_first, held_out_rows, read_folder
-from .data.labelled import ByClass, Data, labelled
+from .data.labelled import ByClass, Data, labelled, parted
 from .protocols import permuted as _permuted
 from .protocols import rotated as _rotated
 from .protocols import scrambled as _scrambled
@@ -50,8 +50,7 @@ def from_arrays(x: ArrayLike | Tensor, y: ArrayLike | Tensor, *, test: TestSet =
         held = Split(test[0], held_labels, copy=False)
         return labelled(name, (inputs, labels), (channels_first(held.stored), held_labels), classes)
     (labels,), classes = number_classes(y)
-    rows = held_out_rows(labels, _share(test))
-    return labelled(name, (inputs[~rows], labels[~rows]), (inputs[rows], labels[rows]), classes)
+    return parted(name, inputs, labels, held_out_rows(labels, _share(test)), classes)
 
 
 def _labels_of(y: Any) -> NDArray[Any]:
@@ -208,8 +207,7 @@ def from_frame(
     if not parts:
         raise DataError(f"the frame has no column but {target!r}: expected at least one to learn from")
     x = torch.from_numpy(np.stack(parts, axis=1).astype(np.float32))
-    train, test_rows = torch.from_numpy(~held), torch.from_numpy(held)
-    return labelled(name, (x[train], y[train]), (x[test_rows], y[test_rows]), classes)
+    return parted(name, x, y, torch.from_numpy(held), classes)
 
 
 def _column(column: Any, train: NDArray[np.bool_]) -> list[NDArray[Any]]:

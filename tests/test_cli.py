@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import clenv
@@ -196,6 +197,20 @@ def test_check_says_what_holds_and_what_does_not(clenv_command, somewhere):
     with pytest.warns(clenv.ClenvWarning, match="hardly any comes back"):  # on streams a check makes
         code, out, _ = clenv_command("check", "scenario", NAMES[0])
     assert (code, "FAIL" in out) == (0, False)
+
+
+def test_a_scenario_is_checked_with_its_arguments(clenv_command, tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {f"x_{part}": rng.normal(size=(80, 3)).astype(np.float32) for part in ("train", "test")}
+    np.savez(tmp_path / "own.npz", **arrays, y_train=np.arange(80) % 4, y_test=np.arange(80) % 4)
+    command = ["check", "scenario", "clenv/Split-v0", "--scenario.data", str(tmp_path / "own.npz")]
+    code, out, _ = clenv_command(*command)
+    assert (code, "FAIL" in out) == (0, False)
+    np.savez(tmp_path / "leaky.npz", **arrays | {"x_test": arrays["x_train"]}, y_train=np.arange(80) % 4,
+             y_test=np.arange(80) % 4)  # fmt: skip
+    code, out, _ = clenv_command(*command[:-1], str(tmp_path / "leaky.npz"))
+    assert code == 1
+    assert "FAIL  held-out-examples-are-not-trained-on" in out
 
 
 def test_an_agent_is_checked_with_its_options_and_on_inputs_of_any_shape(clenv_command):

@@ -18,6 +18,7 @@ import clenv.registry
 from clenv import Agent, ContinualEnv, Exactness, Outcome, Receipt, Split, Task, UnlearnRequest
 from clenv.rng import torch_generator
 from clenv.running.states import difference
+from clenv.scenarios import from_arrays
 from clenv.settings import Settings
 from clenv.testing import CheckFailure, check_agent, check_scenario
 from clenv.testing.check import count, expect_equal, global_generators
@@ -871,6 +872,15 @@ def test_a_broken_world_is_caught_by_the_check_meant_for_it(monkeypatch, owner, 
 def test_every_check_of_scenarios_has_a_fault_that_it_catches():
     caught = {fault[1] for fault in SCENARIO_FAULTS} | {fault[3] for fault in WORLD_FAULTS} | {"its-spec-survives-json"}
     assert {check.name for check in SOUND} == caught
+
+
+def test_a_scenario_is_checked_with_arguments_that_no_file_can_hold():
+    x = torch.randn(160, 3, generator=torch.Generator().manual_seed(0))
+    data = from_arrays(x, torch.arange(160) % 4, test=0.5)
+    checks = list(check_scenario("clenv/Split-v0", data=data, horizon=60, alpha=0.5))
+    assert {check.name for check in SOUND} - {check.name for check in checks} == {"its-spec-survives-json"}
+    for check in checks:
+        check()
 
 
 def test_unknown_scenarios_are_refused_at_once():

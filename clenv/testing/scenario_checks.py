@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -40,24 +41,52 @@ SHARED_ROWS = 0.01
 SMALL_DATA = 2**20
 """Bytes below which a scenario may make its data anew for each environment."""
 
-CHECKS = Table[str]()
+
+class Candidate(NamedTuple):
+    """A scenario under test: its id, and the settings and arguments that it is made with."""
+
+    env_id: str
+    options: Mapping[str, Any]
+
+    def make(self, **changes: Any) -> ContinualEnv:
+        """Return an environment of it."""
+        return make(self.env_id, **{**self.options, **changes})
+
+    def start(self, seed: int = 0, **changes: Any) -> ContinualEnv:
+        """Return an environment at the beginning of a stream."""
+        env = self.make(**changes)
+        env.reset(seed=seed)
+        return env
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is made with what a file can hold: no data in memory, say."""
+        try:
+            json.dumps(dict(self.options))
+        except TypeError:
+            return False
+        return True
 
 
-def check_scenario(env_id: str) -> Iterator[Check]:
-    """Yield the checks of a scenario, run with its default settings for a few steps.
+CHECKS = Table[Candidate]()
+
+
+def check_scenario(env_id: str, **options: Any) -> Iterator[Check]:
+    """Yield the checks of a scenario, run for a few steps.
 
     Args:
         env_id: Gymnasium id, e.g. ``clenv/SplitDigits-v0``.
+        **options: Settings and arguments, as for `clenv.make`; what is not given is as registered.
 
     Raises:
         gymnasium.error.UnregisteredEnv: There is no such id.
 
     Example:
-        >>> for check in check_scenario("mylab/Rotated-v0"):
+        >>> for check in check_scenario("clenv/Split-v0", data="path/to/folder"):  # doctest: +SKIP
         ...     check()
     """
     scenario_spec(env_id)
-    return CHECKS.checks(env_id)
+    return CHECKS.checks(Candidate(env_id, options))
 
 
 class Fixed(Agent):
@@ -88,13 +117,6 @@ class Fixed(Agent):
         self.shown.append([outcome.step, outcome.task, outcome.y, outcome.loss])
 
 
-def _start(env_id: str, seed: int = 0, **changes: Any) -> ContinualEnv:
-    """Return an environment at the beginning of a stream."""
-    env = make(env_id, **changes)
-    env.reset(seed=seed)
-    return env
-
-
 def _play(env: ContinualEnv, steps: int = STEPS, *, evaluate: bool = False) -> list[Any]:
     """Play a few steps, and return everything that was shown."""
     agent = Fixed(env.stream_spec)
@@ -120,20 +142,20 @@ def _refuses(error: type[Exception], action: Callable[[], object], what: str) ->
 
 
 @CHECKS.add
-def gymnasium_accepts_it(env_id: str) -> None:
+def gymnasium_accepts_it(scenario: Candidate) -> None:
     """Gymnasium's check_env passes, without a warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_env(make(env_id, render_mode="rgb_array"))
+        check_env(scenario.make(render_mode="rgb_array"))
 
 
 @CHECKS.add
-def every_way_to_make_it_gives_the_same(env_id: str) -> None:
+def every_way_to_make_it_gives_the_same(scenario: Candidate) -> None:
     """clenv.make, gymnasium.make and gymnasium.make_vec (sync) give the same first minibatch for the same seed."""
-    expected, _ = make(env_id).reset(seed=3)
-    wrapped = gymnasium.make(env_id)
+    expected, _ = scenario.make().reset(seed=3)
+    wrapped = gymnasium.make(scenario.env_id, **scenario.options)
     expect_equal(_plain(wrapped.reset(seed=3)[0]), _plain(expected), "gymnasium.make differs from clenv.make")
-    vector: Any = gymnasium.make_vec(env_id, num_envs=2, vectorization_mode="sync")
+    vector: Any = gymnasium.make_vec(scenario.env_id, num_envs=2, vectorization_mode="sync", **scenario.options)
     observations, _ = vector.reset(seed=[3, 4])
     first = {name: values[0] for name, values in observations.items()}
     expect_equal(_plain(first), _plain(expected), "gymnasium.make_vec differs from clenv.make")
@@ -148,10 +170,10 @@ def _plain(observation: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-@CHECKS.add
-def its_spec_survives_json(env_id: str) -> None:
+@CHECKS.add_if(lambda scenario: scenario.plain)
+def its_spec_survives_json(scenario: Candidate) -> None:
     """The EnvSpec goes through JSON and makes the same environment."""
-    env = make(env_id)
+    env = scenario.make()
     expect(env.spec is not None, "the environment has no spec")
     assert env.spec is not None  # for the type checker
     again = gymnasium.make(EnvSpec.from_json(env.spec.to_json())).unwrapped
@@ -163,9 +185,9 @@ def its_spec_survives_json(env_id: str) -> None:
 
 
 @CHECKS.add
-def its_data_fit_its_spec(env_id: str) -> None:
+def its_data_fit_its_spec(scenario: Candidate) -> None:
     """Shapes, types and label ranges of all splits fit the spaces; every value is finite, every class is trained."""
-    env = _start(env_id)
+    env = scenario.start()
     _play(env)
     sizes = env.stream_spec.output_sizes
     for number, task in enumerate(env.tasks):
@@ -195,9 +217,9 @@ def _check_split(env: ContinualEnv, task: Task, split: Split, where: str) -> Non
 
 
 @CHECKS.add
-def held_out_examples_are_not_trained_on(env_id: str) -> None:
+def held_out_examples_are_not_trained_on(scenario: Candidate) -> None:
     """At most 1 % of a task's held-out examples equal one of its training examples; real data hold a few duplicates."""
-    env = _start(env_id)
+    env = scenario.start()
     _play(env)
     known: set[tuple[int, int]] = set()
     for task in env.tasks:
@@ -215,9 +237,9 @@ def held_out_examples_are_not_trained_on(env_id: str) -> None:
 
 
 @CHECKS.add
-def its_data_are_loaded_once(env_id: str) -> None:
+def its_data_are_loaded_once(scenario: Candidate) -> None:
     """Two environments share the memory of their data, unless that is less than 1 MiB."""
-    envs = [_start(env_id) for _ in range(2)]
+    envs = [scenario.start() for _ in range(2)]
     if envs[0].stream_spec.tasks is None:
         return  # endless contexts are made on the way
     one, two = map(_data, envs)
@@ -241,11 +263,11 @@ def _data(env: ContinualEnv) -> dict[str, Tensor]:
 
 
 @CHECKS.add
-def a_seed_determines_the_stream(env_id: str) -> None:
+def a_seed_determines_the_stream(scenario: Candidate) -> None:
     """The same seed gives the same bits, in another environment and after a reset; another seed gives others."""
-    env = _start(env_id, seed=5)
+    env = scenario.start(seed=5)
     first = _play(env)
-    expect_equal(_play(_start(env_id, seed=5)), first, "two environments with the same seed differ")
+    expect_equal(_play(scenario.start(seed=5)), first, "two environments with the same seed differ")
     env.reset(seed=5)
     expect_equal(_play(env), first, "after reset(seed=5) the stream is another")
     env.reset(seed=6)
@@ -253,9 +275,9 @@ def a_seed_determines_the_stream(env_id: str) -> None:
 
 
 @CHECKS.add
-def observations_lie_in_their_space(env_id: str) -> None:
+def observations_lie_in_their_space(scenario: Candidate) -> None:
     """Every observation is in observation_space, and every reward is minus a finite loss."""
-    env = make(env_id)
+    env = scenario.make()
     observation, _ = env.reset(seed=0)
     for step in range(STEPS):
         expect(
@@ -269,9 +291,9 @@ def observations_lie_in_their_space(env_id: str) -> None:
 
 
 @CHECKS.add
-def an_agent_and_its_predictions_score_the_same(env_id: str) -> None:
+def an_agent_and_its_predictions_score_the_same(scenario: Candidate) -> None:
     """env.step(agent) and env.step(predictions) give the same losses."""
-    env = make(env_id)
+    env = scenario.make()
     agent = Fixed(env.stream_spec)
     observation, _ = env.reset(seed=0)
     while env.timeline.finished is None and env.score.steps < STEPS:
@@ -284,39 +306,39 @@ def an_agent_and_its_predictions_score_the_same(env_id: str) -> None:
 
 
 @CHECKS.add
-def it_resumes_bit_for_bit(env_id: str) -> None:
+def it_resumes_bit_for_bit(scenario: Candidate) -> None:
     """A state saved in the middle gives the rest of the stream, after torch.save and weights_only=True."""
-    env = _start(env_id)
+    env = scenario.start()
     _play(env, STEPS // 2)
     state = reloaded(env.state_dict())
     rest = _play(env)
-    other = make(env_id)
+    other = scenario.make()
     other.load_state_dict(state)
     expect_equal(_play(other), rest, f"the stream resumed at step {STEPS // 2} is another")
-    _refuses(CheckpointError, lambda: make(env_id, round_length=7).load_state_dict(state), "a state of other settings")
+    _refuses(CheckpointError, lambda: scenario.make(round_length=7).load_state_dict(state), "a state of other settings")
 
 
 @CHECKS.add
-def global_generators_are_not_used(env_id: str) -> None:
+def global_generators_are_not_used(scenario: Candidate) -> None:
     """Making it, playing and evaluating neither read nor advance global generators."""
     streams = []
     for seed in (1, 2):
         with global_generators(seed):
-            streams.append(_play(_start(env_id), evaluate=True))
+            streams.append(_play(scenario.start(), evaluate=True))
     expect_equal(streams[1], streams[0], "the stream depends on the seed of a global generator")
 
 
 @CHECKS.add
-def evaluations_change_nothing(env_id: str) -> None:
+def evaluations_change_nothing(scenario: Candidate) -> None:
     """A stream with an evaluation before every step has the bits of one without."""
-    plain = _play(_start(env_id))
-    expect_equal(_play(_start(env_id), evaluate=True), plain, "evaluations changed the stream")
+    plain = _play(scenario.start())
+    expect_equal(_play(scenario.start(), evaluate=True), plain, "evaluations changed the stream")
 
 
 @CHECKS.add
-def it_can_be_rendered(env_id: str) -> None:
+def it_can_be_rendered(scenario: Candidate) -> None:
     """Render gives a picture (height, width, 3) of uint8 with something on it."""
-    env = _start(env_id, render_mode="rgb_array")
+    env = scenario.start(render_mode="rgb_array")
     _play(env)
     picture = env.render()
     expect(picture is not None, "render returned None with render_mode='rgb_array'")
@@ -330,9 +352,9 @@ def it_can_be_rendered(env_id: str) -> None:
 
 
 @CHECKS.add
-def wrong_predictions_are_refused(env_id: str) -> None:
+def wrong_predictions_are_refused(scenario: Candidate) -> None:
     """Predictions of a wrong shape or type raise PredictionError, and do not count as a step."""
-    env = _start(env_id)
+    env = scenario.start()
     rows, columns = env.action_space.shape or (0, 0)
     expected = _play(env)
     env.reset(seed=0)
@@ -349,7 +371,7 @@ def wrong_predictions_are_refused(env_id: str) -> None:
 
 
 @CHECKS.add
-def bad_settings_are_refused(env_id: str) -> None:
+def bad_settings_are_refused(scenario: Candidate) -> None:
     """Settings that are out of range or do not exist raise SettingsError."""
     for name, value in (("alpha", 1.5), ("batch_size", 0), ("paradigm", "task-free"), ("horizon", -1), ("alhpa", 0.5)):
-        _refuses(SettingsError, partial(make, env_id, **{name: value}), f"{name}={value!r}")
+        _refuses(SettingsError, partial(scenario.make, **{name: value}), f"{name}={value!r}")

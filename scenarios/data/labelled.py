@@ -33,9 +33,17 @@ class ByClass:
         self.blocks: tuple[tuple[int, int], ...] = tuple(pairwise([0, *ends]))
 
     @classmethod
-    def of(cls, x: Tensor, y: Tensor) -> ByClass:
-        """Return examples in any order, inputs ``(n, *input_shape)`` and class numbers ``(n,)``, sorted."""
+    def of(cls, x: Tensor, y: Tensor, rows: Tensor | None = None) -> ByClass:
+        """Return examples in any order, inputs ``(n, *input_shape)`` and class numbers ``(n,)``, sorted.
+
+        Args:
+            x: Inputs.
+            y: Class numbers.
+            rows: Which of them, bool; None: all. They are copied once.
+        """
         order = torch.argsort(y, stable=True)
+        if rows is not None:
+            order = order[rows[order]]
         return cls(Split(x.index_select(0, order), y[order], copy=False))
 
     def __len__(self) -> int:
@@ -223,15 +231,35 @@ def labelled(
     Raises:
         DataError: A class has no training example, or inputs have different shapes.
     """
-    x, y = train
-    shape = tuple(x.shape[1:])
-    if tuple(test[0].shape[1:]) != shape:
-        raise DataError(f"{name}: test inputs of shape {tuple(test[0].shape[1:])}, training inputs of shape {shape}")
+    return _checked(name, ByClass.of(*train), ByClass.of(*test), classes)
+
+
+def parted(name: str, x: Tensor, y: Tensor, held_out: Tensor, classes: Sequence[str]) -> Data:
+    """Return a data set of which some examples are held out; inputs are copied once.
+
+    Args:
+        name: What task ids begin with.
+        x: Inputs.
+        y: Class numbers.
+        held_out: Which examples are held out, bool.
+        classes: Names of the classes.
+
+    Raises:
+        DataError: A class has no training example.
+    """
+    return _checked(name, ByClass.of(x, y, ~held_out), ByClass.of(x, y, held_out), classes)
+
+
+def _checked(name: str, train: ByClass, test: ByClass, classes: Sequence[str]) -> Data:
+    x, y = train.split.stored, train.split.y
+    shape, other = train.split.input_shape, test.split.input_shape
+    if other != shape:
+        raise DataError(f"{name}: test inputs of shape {other}, training inputs of shape {shape}")
     missing = sorted({*range(len(classes))} - {*torch.unique(y).tolist()})
     if missing:
         raise DataError(f"{name}: class {classes[missing[0]]!r} has no training example")
     standard = standard_of(x, shape[0] if len(shape) == 3 else 1) if x.dtype is torch.uint8 else None
-    return Data(name, ByClass.of(x, y), ByClass.of(*test), tuple(classes), shape, standard=standard)
+    return Data(name, train, test, tuple(classes), shape, standard=standard)
 
 
 def chained(*maps: Callable[[Tensor], Tensor] | None) -> Callable[[Tensor], Tensor] | None:

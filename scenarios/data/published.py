@@ -18,7 +18,7 @@ from clenv.errors import DataError
 from clenv.split import number_classes
 
 from .files import held_out_rows, read_images
-from .labelled import Data, labelled
+from .labelled import Data, labelled, parted
 from .places import absent, download
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -101,7 +101,7 @@ def _omniglot(name: str, folder: Path) -> Data:
     (y,), classes = number_classes(names)
     x = 255 - read_images(files, size=28, grey=True)  # strokes bright, as in MNIST
     test = held_out_rows(y, 0.2)
-    return labelled(name, (x[~test], y[~test]), (x[test], y[test]), classes)
+    return parted(name, x, y, test, classes)
 
 
 def _synbols(name: str, folder: Path) -> Data:
@@ -118,7 +118,7 @@ def _synbols(name: str, folder: Path) -> Data:
         raise DataError(f"{files[0]} is no Synbols file as published: {error!r}") from error
     pixels, _ = _images(x, y)
     test = held_out_rows(y, 0.2)
-    return labelled(name, (pixels[~test], y[~test]), (pixels[test], y[test]), classes)
+    return parted(name, pixels, y, test, classes)
 
 
 def _opened(file: Path) -> Any:
