@@ -877,7 +877,7 @@ def test_every_check_of_scenarios_has_a_fault_that_it_catches():
 def test_a_scenario_is_checked_with_arguments_that_no_file_can_hold():
     x = torch.randn(160, 3, generator=torch.Generator().manual_seed(0))
     data = from_arrays(x, torch.arange(160) % 4, test=0.5)
-    checks = list(check_scenario("clenv/Split-v0", data=data, horizon=60, alpha=0.5))
+    checks = list(check_scenario("clenv/Split-v0", data=data))
     assert {check.name for check in SOUND} - {check.name for check in checks} == {"its-spec-survives-json"}
     for check in checks:
         check()
