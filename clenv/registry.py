@@ -404,13 +404,26 @@ def _make_herd(
     if len(seeds) != env.num_envs:
         raise SettingsError(f"{len(seeds)} seeds for {env.num_envs} streams: expected one each")
     check_capabilities(cls, env.stream_spec)
+    _check_herds(cls)
+    return herd_of([cls(env.stream_spec, seed=seed, device=device, **hyperparameters) for seed in seeds])
+
+
+def herd_of(members: Sequence[Agent]) -> Herd:
+    """Make a herd of fresh agents of one class and the same hyperparameters.
+
+    Raises:
+        CapabilityError: Such agents make no herd; the message says what.
+    """
+    cls = type(members[0])
+    _check_herds(cls)
+    herd: Herd = imported(str(cls.herds))(members)
+    return herd
+
+
+def _check_herds(cls: type[Agent]) -> None:
     if cls.herds is None or "herds" not in vars(cls):  # a class that it is derived from may say so
         able = [name for name in _agents if ":" not in name and "herds" in vars(agent_class(name))]
         raise CapabilityError(f"{cls.__name__} learns alone only; herds can be made of {', '.join(sorted(able))}")
-    herd: Herd = imported(cls.herds)(
-        [cls(env.stream_spec, seed=seed, device=device, **hyperparameters) for seed in seeds]
-    )
-    return herd
 
 
 def check_capabilities(cls: type[Agent], spec: StreamSpec) -> None:

@@ -137,9 +137,24 @@ class ContinualVectorEnv(VectorEnv[dict[str, Any], Any, Array]):
         if not self.seeds:
             raise SettingsError("seeds=(): expected at least one")
         first = Row(scenario, settings)
+        self._take([first, *(first.beside() for _ in self.seeds[1:])])
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> ContinualVectorEnv:
+        """Return streams side by side that were made, and may have begun, one by one: of one scenario.
+
+        Raises:
+            SettingsError: Minibatches differ in size.
+        """
+        made = cls.__new__(cls)
+        made.seeds = ()
+        made._take(rows)  # noqa: SLF001  # it is one of this class
+        return made
+
+    def _take(self, rows: Sequence[Row]) -> None:
+        first, self.rows = rows[0], list(rows)
         if first.stream_spec.sizes_vary:
             raise SettingsError("streams side by side need minibatches of one size: take last='wrap' or 'drop'")
-        self.rows = [first, *(first.beside() for _ in self.seeds[1:])]
         self.num_envs = len(self.rows)
         self._stacked: Tensor | None = None  # inputs of the steps about to be played
         self._terminated = np.ones(self.num_envs, dtype=np.bool_)  # until there is a first reset

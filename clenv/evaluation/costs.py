@@ -42,7 +42,7 @@ class Costs(Case):
             samples=sum(receipt["samples"] for receipt in receipts),
             bytes_freed=sum(receipt["bytes_freed"] for receipt in receipts),
             memory=sum(tensor.numel() * tensor.element_size() for tensor in tensors(state)),
-            retrain_seconds=evidence.reference["seconds"],
+            retrain_seconds=len(evidence.reference["losses"]) * full,
             retrain_samples=len(evidence.reference["losses"]) * self._env.settings.batch_size,
             slow_down=main / full if full > 0 else math.nan,
             capacity=self._capacity(),

@@ -27,16 +27,17 @@ import torch
 from clenv.agent import Agent
 from clenv.arithmetic import arithmetic
 from clenv.env import ContinualEnv
-from clenv.errors import CheckpointError, ClenvWarning
-from clenv.evaluation.replay import Replay, play, time_ratio
+from clenv.errors import CapabilityError, CheckpointError, ClenvWarning, SettingsError
+from clenv.evaluation.replay import Replay, play, play_together, time_ratio
 from clenv.events import Permanence, UnlearnRequest
-from clenv.registry import create, make_agent
+from clenv.registry import create, herd_of, make_agent
 from clenv.running import checkpoint
 from clenv.running.folder import versions
 from clenv.running.states import digest
 from clenv.settings import Settings
 from clenv.split import OnDisk
 from clenv.task import Scenario
+from clenv.vector import ContinualVectorEnv
 from clenv.world.timeline import Recording
 
 MakeAgent = Callable[..., Agent]
@@ -183,13 +184,10 @@ class Trainer:
         missing = [each for each in dict.fromkeys(wanted) if not self._found(each)]
         missing.sort(key=lambda each: -each.stops[-1])
         self.trained += len(missing)
-        for _ in tqdm(
-            self._train(missing),
-            total=len(missing),
-            unit="counterfactual",
-            disable=None if progress and missing else True,
-        ):
-            pass
+        hidden = None if progress and missing else True
+        with tqdm(total=len(missing), unit="counterfactual", disable=hidden) as bar:
+            for more in self._train(missing):
+                bar.update(more)
 
     def at(self, counterfactual: Counterfactual, stop: int) -> Snapshot:
         """Return the snapshot of a counterfactual at one of its stops, trained before (see `Replay.snapshot`)."""
@@ -211,21 +209,49 @@ class Trainer:
             return False
         return True
 
-    def _train(self, missing: Sequence[Counterfactual]) -> Iterator[None]:
-        if self._folder is None or self._processes <= 1 or len(missing) <= 1:
-            for each in missing:
-                for key, snapshot in _trained(self._world, self._make, self._order(each), self._env):
+    def _train(self, missing: Sequence[Counterfactual]) -> Iterator[int]:
+        """Train, and yield how many more are done."""
+        groups = self._groups(missing)
+        if self._folder is None or self._processes <= 1 or len(groups) <= 1:
+            for group in groups:
+                job = tuple(map(self._order, group))
+                for key, snapshot in _trained(self._world, self._make, job, self._env):
                     self._keep(key, snapshot)
-                yield
+                yield len(job)
             return
         context = multiprocessing.get_context("spawn")  # a forked torch may hang
         with ProcessPoolExecutor(
-            min(self._processes, len(missing)), context, _prepare, (self._threads, self._flush, sys.path)
+            min(self._processes, len(groups)), context, _prepare, (self._threads, self._flush, sys.path)
         ) as pool:
-            jobs = [self._order(each) for each in missing]
-            done = [pool.submit(_train_for_others, self._others, self._make, job, self._folder) for job in jobs]
+            jobs = [tuple(map(self._order, group)) for group in groups]
+            done = {
+                pool.submit(_train_for_others, self._others, self._make, job, self._folder): len(job) for job in jobs
+            }
             for each_done in as_completed(done):
-                yield each_done.result()
+                each_done.result()
+                yield done[each_done]
+
+    def _groups(self, missing: Sequence[Counterfactual]) -> list[list[Counterfactual]]:
+        """Share counterfactuals out to those that train, each group of them together.
+
+        What lacks visits is trained in herds where such agents make herds with the bits of agents alone. The run itself
+        goes alone, as its requests are watched, and so does the full agent, whose steps are timed.
+        """
+        fewer = [each for each in missing if each.without]
+        if len(fewer) < 2 or (size := self._herd_size()) < 2:
+            return [[each] for each in missing]
+        size = min(size, -(-len(fewer) // self._processes))
+        together = [fewer[first : first + size] for first in range(0, len(fewer), size)]
+        return [*([each] for each in missing if not each.without), *together]
+
+    def _herd_size(self) -> int:
+        """Return how many agents are worth to be trained together; 1: none."""
+        try:
+            herd = herd_of([self.fresh() for _ in range(2)])
+            ContinualVectorEnv.of([self._world.replay(frozenset(), requests=False)])
+        except (CapabilityError, SettingsError):
+            return 1
+        return herd.worthwhile if herd.exact else 1
 
     def _keep(self, key: str, snapshot: Snapshot) -> None:
         if self._folder is None:
@@ -262,20 +288,28 @@ class _Order(NamedTuple):
     seed: int | None
 
 
-def _trained(world: World, make: MakeAgent, order: _Order, env: ContinualEnv | None) -> Iterator[tuple[str, Snapshot]]:
-    """Train, and yield each stop's key and snapshot; ``env``: what agents are made for, None: the replay."""
-    what = order.counterfactual
+_Job = tuple[_Order, ...]  # what is trained together
+
+
+def _trained(world: World, make: MakeAgent, job: _Job, env: ContinualEnv | None) -> Iterator[tuple[str, Snapshot]]:
+    """Train, and yield each stop's key and snapshot; ``env``: what agents are made for, None: the replays."""
+    counterfactuals = [order.counterfactual for order in job]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ClenvWarning)  # about the stream: said when it was first made
-        replay = world.replay(what.without, requests=what.requests)
-    agent = _fresh(make, replay if env is None else env, order.seed)
-    for stop, snapshot in play(replay, agent, what.stops):
-        yield order.keys[stop], snapshot
+        replays = [world.replay(each.without, requests=each.requests) for each in counterfactuals]
+    agents = [_fresh(make, env or replay, order.seed) for replay, order in zip(replays, job, strict=True)]
+    stops = [each.stops for each in counterfactuals]
+    if len(job) == 1:
+        for stop, snapshot in play(replays[0], agents[0], stops[0]):
+            yield job[0].keys[stop], snapshot
+    else:
+        for number, stop, snapshot in play_together(replays, herd_of(agents), stops):
+            yield job[number].keys[stop], snapshot
 
 
-def _train_for_others(world: World, make: MakeAgent, order: _Order, folder: Path) -> None:
+def _train_for_others(world: World, make: MakeAgent, job: _Job, folder: Path) -> None:
     """Train in a process of its own."""
-    for key, snapshot in _trained(world, make, order, None):
+    for key, snapshot in _trained(world, make, job, None):
         _save(folder, key, snapshot)
 
 

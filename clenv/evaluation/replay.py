@@ -6,6 +6,7 @@ There, agents that saw different parts of a stream can be compared.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -21,8 +22,10 @@ from clenv.agent import Agent, Outcome
 from clenv.env import ContinualEnv
 from clenv.evaluation.reach import hidden_tensors
 from clenv.events import Event, UnlearnRequest, VisitBegin
+from clenv.herd import Herd
 from clenv.settings import Settings
 from clenv.task import Scenario
+from clenv.vector import ContinualVectorEnv, Row
 from clenv.world.timeline import Recording, Timeline
 
 PROBES = 64  # held-out inputs of each task that the live agent answers at a stop
@@ -64,7 +67,7 @@ def gone_by(recording: Recording, step: int) -> frozenset[int]:
     return frozenset(visit for one in removals(recording) if one.step <= step for visit in one.visits)
 
 
-class Replay(ContinualEnv):
+class Replay(Row):
     """Plays a recording, and waits with the events of a visit's begin until its first minibatch is due.
 
     Args:
@@ -151,7 +154,7 @@ class Replay(ContinualEnv):
 
         Args:
             agent: Who plays.
-            seconds: Wall-clock time it has spent so far.
+            seconds: Wall-clock time it has spent so far; nan where it learned together with others.
 
         Returns:
             ``state``. ``hidden``: tensors in its private attributes, by path. ``before``: its state before the requests
@@ -193,12 +196,41 @@ def play(env: Replay, agent: Agent, stops: Sequence[int]) -> Iterator[tuple[int,
     if not env.empty:
         env.reset()
     for stop in stops:
-        while not env.empty and env.timeline.finished is None and env.timeline.step <= stop:
+        while not env.empty and not _beyond(env, stop):
             start = time.perf_counter()
             env.step(agent)
             seconds += time.perf_counter() - start
             env.watch_capacity()
         yield stop, env.snapshot(agent, seconds=seconds)
+
+
+def play_together(
+    envs: Sequence[Replay], herd: Herd, stops: Sequence[Sequence[int]]
+) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Play recordings without requests side by side (see `play`); yield number, stop, and what there is to know.
+
+    Args:
+        envs: The recordings.
+        herd: A fresh herd, a member each.
+        stops: Of each, steps after which to stop, ascending.
+    """
+    left = [list(each) for each in stops]
+    playing = [number for number, env in enumerate(envs) if not env.empty]
+    for number in playing:
+        envs[number].reset()
+    world = ContinualVectorEnv.of(envs)
+    while any(left):
+        for number, (env, member) in enumerate(zip(envs, herd.members, strict=True)):
+            while left[number] and (number not in playing or _beyond(env, left[number][0])):
+                yield number, left[number].pop(0), env.snapshot(member, seconds=math.nan)
+            if number in playing and (not left[number] or env.timeline.finished is not None):
+                playing.remove(number)
+        if playing:
+            world.play(herd, playing)
+
+
+def _beyond(env: Replay, stop: int) -> bool:
+    return env.timeline.finished is not None or env.timeline.step > stop
 
 
 def time_ratio(agent: Agent, other: Agent, make: Callable[[], Replay], steps: int = 300) -> float:

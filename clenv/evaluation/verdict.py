@@ -108,7 +108,7 @@ class Cost:
         samples: Examples read for it.
         bytes_freed: Task-specific state dropped.
         memory: Bytes of the state after it.
-        retrain_seconds: Wall-clock time of training the reference.
+        retrain_seconds: Wall-clock time of training the reference, by the time of a step of the full agent.
         retrain_samples: Examples that the reference was trained on.
         slow_down: Time of a step, requests included, divided by that of the full agent; about 1. Timings of the replay.
         capacity: How much of what is shared is in use.

@@ -12,8 +12,10 @@ from cheaters import blobs
 import clenv
 from clenv.env import ContinualEnv
 from clenv.errors import ClenvError, ClenvWarning, SettingsError
+from clenv.evaluation import counterfactual, replay
 from clenv.evaluation.counterfactual import Counterfactual, Trainer
 from clenv.events import Exactness
+from clenv.running import checkpoint
 from clenv.running.states import difference, digest
 from clenv.settings import Settings
 from clenv.world.requests import Script, permanent, unlearn
@@ -325,6 +327,39 @@ def test_processes_give_the_same_bits(tmp_path):
     env, agent = lived("independent")
     alone = clenv.audit(env, agent, cache=tmp_path / "alone")
     assert plain(clenv.audit(env, agent, cache=tmp_path / "together", processes=2)) == plain(alone)
+
+
+@pytest.mark.parametrize("name", ["hat", "ewc-online"])
+def test_counterfactuals_trained_as_a_herd_have_the_bits_of_those_trained_alone(tmp_path, monkeypatch, name):
+    env = clenv.make("clenv/SplitDigits-v0", horizon=120, schedule=(0, 1, 0, 2, 1, 3) * 2, batch_size=8,
+                     requests=Script((unlearn(0, step=50), unlearn(1, step=90))))  # fmt: skip
+    agent = clenv.make_agent(name, env, hidden=(16,))
+    env.reset(seed=0)
+    while env.timeline.finished is None:
+        env.step(agent)
+    herds = []
+
+    def noted(envs, herd, stops):
+        herds.append(len(envs))
+        return replay.play_together(envs, herd, stops)
+
+    monkeypatch.setattr(counterfactual, "play_together", noted)
+    together = clenv.audit(env, agent, cache=tmp_path / "together")
+    monkeypatch.setattr(Trainer, "_herd_size", lambda _: 1)
+    alone = clenv.audit(env, agent, cache=tmp_path / "alone")
+    assert (len(together), herds) == (2, [4])
+    assert plain(together) == plain(alone)
+    names = {path.name for path in (tmp_path / "alone").iterdir()}
+    assert names == {path.name for path in (tmp_path / "together").iterdir()}
+    for path in names:
+        one, other = (checkpoint.load(tmp_path / place / path) for place in ("together", "alone"))
+        for each in (one, other):
+            del (
+                each["seconds"],
+                each["receipts"],
+                each["hidden"],
+            )  # of a member, what a step computes on the way is not its own
+        assert difference(one, other) is None
 
 
 def test_nothing_that_was_handed_in_changes(cache):
