@@ -52,6 +52,7 @@ for _name, _path in {
     "lwf": "clenv.agents.regularisation.lwf:LwF",
     "mas": "clenv.agents.regularisation.mas:MAS",
     "meta-mask": "clenv.agents.meta.meta_mask:MetaMask",
+    "overlay-hat": "clenv.agents.masks.overlay_hat:OverlayHAT",
     "reinit-all": "clenv.agents.unlearning.buffered:ReinitAll",
     "reinit-head": "clenv.agents.unlearning.composed:ReinitHead",
     "retrain": "clenv.agents.unlearning.retrain:Retrain",

@@ -91,6 +91,28 @@ def sparsity(used: Tensor) -> Tensor:
     return free / free.sum().clamp(min=1)
 
 
+@dataclass(frozen=True)
+class Attention(Training):
+    """How masks of units are learned; the base of the hyperparameters of HAT and its kin."""
+
+    learning_rate: Positive = 2e-3
+    """Its step size."""
+    embedding_learning_rate: Positive = 0.05
+    """Step size of the embeddings, by plain SGD (0.05 to 0.5)."""
+    sparsity: NonNegative = 0.75
+    """Weight of the regulariser, lambda; 0.1 when many tasks share much."""
+    s_max: Annotated[float, Gt(1)] = 400.0
+    """Largest scale of the embeddings, > 1."""
+    schedule: Schedule = "hold"
+    """How the scale grows: over the first ``period`` steps, then stays; over the round length, if visits have that
+    length; over every ``period`` steps anew; or not at all (then masks are not learned)."""
+    period: Annotated[int, Ge(2)] = 100
+    """Steps of one annealing, P: no more than a typical visit; also the steps after which ``auto`` fixes a mask."""
+    revisit: Revisit = "refine"
+    """When a task comes back: train the weights that it alone uses, its mask fixed; learn its mask anew; that until
+    it had ``period`` steps, then refine; train its head only; or nothing."""
+
+
 class HAT(UnitMasked):
     """Hard attention to the task.
 
@@ -108,25 +130,9 @@ class HAT(UnitMasked):
     """
 
     @dataclass(frozen=True)
-    class Hyperparameters(Training):
+    class Hyperparameters(Attention):
         """Of `HAT`."""
 
-        learning_rate: Positive = 2e-3
-        """Its step size."""
-        embedding_learning_rate: Positive = 0.05
-        """Step size of the embeddings, by plain SGD (0.05 to 0.5)."""
-        sparsity: NonNegative = 0.75
-        """Weight of the regulariser, lambda; 0.1 when many tasks share much."""
-        s_max: Annotated[float, Gt(1)] = 400.0
-        """Largest scale of the embeddings, > 1."""
-        schedule: Schedule = "hold"
-        """How the scale grows: over the first ``period`` steps, then stays; over the round length, if visits have that
-        length; over every ``period`` steps anew; or not at all (then masks are not learned)."""
-        period: Annotated[int, Ge(2)] = 100
-        """Steps of one annealing, P: no more than a typical visit; also the steps after which ``auto`` fixes a mask."""
-        revisit: Revisit = "refine"
-        """When a task comes back: train the weights that it alone uses, its mask fixed; learn its mask anew; that until
-        it had ``period`` steps, then refine; train its head only; or nothing."""
         protection: Literal["support", "reference"] = "support"
         """Protect the weights that other tasks read, or, as in the paper, all those between units that other tasks
         use."""
@@ -215,11 +221,14 @@ class HAT(UnitMasked):
         self.running = known
         self.annealing = self._anneals(record)
         self.position = record["steps"] if self._hyper.revisit == "auto" else 0
-        self._visit(known)
+        self._begin(known)
         self._prepare()
-
         for part in self._trained:
             part.restart()
+
+    def _begin(self, task: int) -> None:
+        """Do what is due as the segment of a task opens."""
+        self._visit(task)
 
     def derive(self) -> None:
         """Derive what protects the tasks."""
@@ -242,14 +251,18 @@ class HAT(UnitMasked):
             return
         # A fixed mask needs no more: what it switches off has no gradient, and returns to its initial value at the end.
         self._trained = [self.shared, record["head"]]
-        masks = [item["mask"] for task, item in self.tasks.items() if task != self.running]
-        others = [mask for mask in masks if mask is not None]
+        others = self._others()
         if self.annealing:
             e.derived["free"][0, : self._units] = sparsity(self._used(others))
         if others:
             self._protection = self._protect(others)
         else:
             self._unprotect()
+
+    def _others(self) -> list[Tensor]:
+        """Return the masks that the running task must not disturb: those of all other tasks."""
+        masks = [item["mask"] for task, item in self.tasks.items() if task != self.running]
+        return [mask for mask in masks if mask is not None]
 
     def _protect(self, others: Sequence[Tensor]) -> Protection:
         """Return what protects the other tasks' weights in the open segment, given their masks."""
@@ -371,7 +384,13 @@ class HAT(UnitMasked):
         """End the open segment: make its mask hard, and reset what no task reads (the free reset)."""
         if self.running is None:
             return
-        record = self.tasks[self.running]
+        self._harden(self.tasks[self.running])
+        self._close()
+        if self._hyper.free_reset:
+            self._reset()
+
+    def _harden(self, record: Record) -> None:
+        """Fix the mask that was learned in the open segment."""
         if self.annealing:
             if self.snapshot is not None and tooth(self.position - 1, self._period, self._hyper.schedule) < 0.5:
                 for part, values in zip((*self._trained, record["e"]), self.snapshot, strict=True):
@@ -380,9 +399,6 @@ class HAT(UnitMasked):
             record["ever"] = mask if record["ever"] is None else record["ever"] | mask
             record["always"] = mask if record["always"] is None else record["always"] & mask
             record["mask"] = mask
-        self._close()
-        if self._hyper.free_reset:
-            self._reset()
 
     @property
     def _restores(self) -> bool:

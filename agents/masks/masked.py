@@ -187,9 +187,14 @@ class UnitMasked(Learner):
 
     def _answer(self, x: Tensor, record: Record, gates: Tensor) -> Tensor:
         *own, weight, bias = record["head"].trained
-        theta, masks = [*self.shared.trained, *own], self._backbone.split(gates)
+        theta, masks = [*self._weights(record), *own], self._backbone.split(gates)
         h = self._backbone.forward(self._lift(x), theta, masks, buffers=record["moments"])
         return self._drop(affine(h, weight, bias))
+
+    def _weights(self, record: Record) -> Sequence[Tensor]:
+        """Return the parameters of the backbone that a task is answered by, as they are trained."""
+        del record
+        return self.shared.trained
 
     def _learned(
         self, x: Tensor, record: Record, gates: Tensor, shared: Sequence[Tensor], head: Sequence[Tensor]
@@ -225,10 +230,15 @@ class UnitMasked(Learner):
     def features_through(self, x: Tensor, gate: Mapping[str, Tensor]) -> Tensor:
         """Return the backbone's output with a mask."""
         if not gate:
-            theta: list[Tensor] = [*self.shared, *self._backbone.initial_own(self._device)]
+            theta = [*self._common(), *self._backbone.initial_own(self._device)]
             return self._backbone.forward(x, theta, buffers=self._backbone.buffers(self._device))
         own, moments = ([part for name, part in gate.items() if name.startswith(kind)] for kind in ("own", "moment"))
-        return self._backbone.forward(x, [*self.shared, *own], self._backbone.split(gate["mask"]), buffers=moments)
+        theta = [*self._common(), *own]
+        return self._backbone.forward(x, theta, self._backbone.split(gate["mask"]), buffers=moments)
+
+    def _common(self) -> list[Tensor]:
+        """Return the parameters of the backbone that a mask is read through."""
+        return list(self.shared)
 
     def capacity(self) -> Mapping[str, float]:
         """Return the share of each layer's units that a finished task uses, and of the weights that one reads."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -92,12 +93,25 @@ class Residual(Layered):
     @property
     def features(self) -> int:
         """Width of the output: channels of the last stream."""
-        return self.widths[self.blocks[-1].stream]
+        return self.widths[self.last]
 
     @property
     def units(self) -> list[int]:
         """Units of every group."""
         return list(self.widths)
+
+    @property
+    def last(self) -> int:
+        """Group of the last stream."""
+        return self.blocks[-1].stream
+
+    @property
+    def exchangeable(self) -> bool:
+        """Whether units may trade places: not where the channels of a stream are the first ones of the next."""
+        streams = [0, *(block.stream for block in self.blocks)]
+        enters = [after != before for before, after in pairwise(streams)]
+        padded = any(each and block.shortcut is None for each, block in zip(enters, self.blocks, strict=True))
+        return self.normalise != "group" and not padded
 
     @cached_property
     def differs(self) -> bool:

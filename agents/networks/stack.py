@@ -106,6 +106,11 @@ class Stack(Layered):
         """``n_l``: units of every layer."""
         return [layer.units for layer in self.layers]
 
+    @property
+    def exchangeable(self) -> bool:
+        """Whether units may trade places: not where groups of neighbours are normalised together."""
+        return self.normalise != "group"
+
     @cached_property
     def differs(self) -> bool:
         """Whether it learns by another pass than it answers by."""

@@ -48,6 +48,16 @@ class Units(Backbone):
     def roles(self) -> list[Role]:
         """What each parameter is to the units."""
 
+    @property
+    def last(self) -> int:
+        """Group of the units that the features are made of."""
+        return len(self.units) - 1
+
+    @property
+    @abstractmethod
+    def exchangeable(self) -> bool:
+        """Whether units of a group may trade places, with all that is theirs, and the network is the same."""
+
     @abstractmethod
     def forward(
         self,
