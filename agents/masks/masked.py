@@ -275,7 +275,7 @@ class UnitMasked(Learner):
         """Drop the tasks, reset what only they used, and free their capacity."""
         removed = [task for task in request.tasks if task in self.tasks]
         readers = self._readers(removed)
-        freed = sum(tensor.numel() * tensor.element_size() for task in removed for tensor in tensors(self.tasks[task]))
+        freed = sum(map(self._bytes, removed))
         if removed:
             self._taint(removed)
             for task in removed:
@@ -288,6 +288,11 @@ class UnitMasked(Learner):
             self._prepare()
         level, detail = self._level(removed, readers)
         return Receipt(level, bytes_freed=freed, detail=detail)
+
+    def _bytes(self, task: int) -> int:
+        """Return how much is kept of a task."""
+        kept = [each.state_dict() if isinstance(each, Flat) else each for each in self.tasks[task].values()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors(kept))
 
     def _level(self, removed: Sequence[int], readers: Sequence[int]) -> tuple[Exactness, str]:
         """Return the level reached, and why; ``readers`` of what the removed tasks wrote are still there."""

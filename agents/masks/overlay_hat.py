@@ -16,7 +16,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from clenv.agent import tensors
 from clenv.agents.networks.learning import TOGETHER
 from clenv.agents.networks.protection import Protection
 from clenv.events import Exactness, Permanence, Receipt, UnlearnRequest
@@ -254,7 +253,7 @@ class OverlayHAT(HAT):
         """Drop the tasks; nothing that remains is a function of them, but for permanent ones, which are in the base."""
         removed = [task for task in request.tasks if task in self.tasks]
         merged = [task for task in removed if self._record(task)["merged"]]
-        freed = sum(tensor.numel() * tensor.element_size() for task in removed for tensor in tensors(self.tasks[task]))
+        freed = sum(map(self._bytes, removed))
         for task in removed:
             del self.tasks[task]
         if self.running in removed:

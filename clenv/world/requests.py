@@ -273,7 +273,8 @@ class RandomRequests(Checked, Requests):
 class RecordedRequests(Requests):
     """Permanence and unlearning as recorded, for a replay from which visits may be left out.
 
-    What fell in a visit that is left out is delivered with the last step played before it, or as the next visit begins.
+    What fell in a visit that is left out is delivered with the last step played before it, or as the next visit begins,
+    if there is one.
 
     Args:
         after: Step and task of each permanence decision after a step, in order.
@@ -292,7 +293,8 @@ class RecordedRequests(Requests):
     def after_step(self, moment: Moment) -> Decision:
         """Return what fell since, up to the next step that is played."""
         ends = moment.next_step
-        due = [task for step, task in self._after if ends is None or step < ends]
+        falls = self._after if ends is not None else (*self._after, *self._begin)  # no visit begins any more
+        due = [task for step, task in falls if ends is None or step < ends]
         asked = [tasks for step, tasks in self._unlearn if moment.step <= step and (ends is None or step < ends)]
         return Decision(self._open(due, moment), [still for tasks in asked if (still := self._open(tasks, moment))])
 

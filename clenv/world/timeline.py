@@ -108,7 +108,7 @@ class Timeline:
             return _NONE
         following = self.plan.following(self.round, self.ledger.available) if round_over else self.round
         ended = last or following is None or (round_over and not following.continues)
-        next_step = None if last else self._step_of(following)
+        next_step = None if last or following is None else self._step_of(following)
         self.visits[-1] = self.visits[-1]._replace(steps=self.played)
         asked = self._ask(ended, next_step)
         removed = {task for event in asked if isinstance(event, UnlearnRequest) for task in event.tasks}
