@@ -145,7 +145,7 @@ def test_merging_keeps_what_a_task_computes(life, options):
 
 
 def test_convolutions_move_with_all_their_positions(make_tasks):
-    tasks = make_tasks(2, shape=(1, 4, 4))
+    tasks = make_tasks(2, shape=(1, 8, 8))
     for network in (
         {"backbone": "conv", "channels": (24, 24), "hidden": (30,)},
         {"backbone": "resnet", "channels": (24, 24), "blocks": 1, "normalise": "independent"},
