@@ -19,6 +19,7 @@ from torch import Tensor
 from clenv.agents.networks.learning import TOGETHER
 from clenv.agents.networks.protection import Protection
 from clenv.events import Exactness, Permanence, Receipt, UnlearnRequest
+from clenv.fields import Fraction
 from clenv.settings import StreamSpec
 
 from .hat import HAT, Attention
@@ -30,8 +31,8 @@ class Overlaid(Record):
 
     Attributes:
         ground: Units of permanent tasks as of its first visit, bool, shape ``(N,)``: what it reads and must not change.
-        merged: Whether its weights are in the base.
-        places: Where its own weights go in the flat parameters, int32.
+        merged: Whether it is in the base.
+        places: Where its own weights go in the flat parameters, int32; none if they are those in the base.
         weights: What they are.
     """
 
@@ -47,11 +48,11 @@ class OverlayHAT(HAT):
     Masks are learned as by HAT. A weight between two units of permanent tasks is protected; every weight that a task
     owns touches a unit of its own. If another task's units were merged meanwhile where a task has its own, its units
     move to free places as it is merged: the function stays, up to the order in which products are summed. If a layer
-    has no free places left, the overlay stays, for good.
+    has too few places left, the overlay stays, for good. A merged task that returns trains on in an overlay: what
+    others read of it is what was merged.
 
-    A merged task that returns trains its head alone. Temporary tasks are unlearned exactly (L3), in any order and at
-    any step, where the world announces the end of visits; else isolated (L2), as a task's visits that no other one
-    parts are one segment.
+    Temporary tasks are unlearned exactly (L3), in any order and at any step, where the world announces the end of
+    visits; else isolated (L2), as a task's visits that no other one parts are one segment.
 
     Attributes:
         base: Flat parameters, initially those drawn, in which permanent tasks are merged, shape ``(1, P)``.
@@ -62,6 +63,10 @@ class OverlayHAT(HAT):
     @dataclass(frozen=True)
     class Hyperparameters(Attention):
         """Of `OverlayHAT`."""
+
+        reserve: Fraction = 0.5
+        """Share of each layer's units that permanent tasks leave to those that come; what does not fit is not merged,
+        and no other task reads it."""
 
     herds = TOGETHER
     unlearning = Exactness.EXACT
@@ -98,14 +103,10 @@ class OverlayHAT(HAT):
         values[0, record["places"].long()] = record["weights"]
         return values
 
-    def _protected(self, ground: Tensor) -> Tensor:
-        """Return which weights join two units of permanent tasks, bool, shape ``(1, P)``."""
-        return self.shared.join(self._support(ground))
-
     def gate(self, task: int) -> Mapping[str, Tensor]:
-        """Return the mask of a merged task; of another one nothing, as its weights are its own."""
-        known = task in self.tasks and self._record(task)["merged"]
-        return super().gate(task) if known else {}
+        """Return the mask of a task that is read from the base; of another one nothing, as its weights are its own."""
+        known = task in self.tasks and self._record(task)["merged"] and not len(self._record(task)["places"])
+        return super().gate(task) if known and task != self.running else {}
 
     @torch.no_grad()
     def features(self, x: Tensor, task: int | None = None) -> Tensor:
@@ -142,20 +143,12 @@ class OverlayHAT(HAT):
         self.shared.values.copy_(self._laid_over(self._record(task)))
 
     def _others(self) -> list[Tensor]:
-        ground = self._record(self._opened)["ground"]
-        return [ground] if bool(ground.any()) or self._record(self._opened)["merged"] else []
-
-    @property
-    def _opened(self) -> int:
         assert self.running is not None  # for the type checker: a segment is open
-        return self.running
+        ground = self._record(self.running)["ground"]
+        return [ground] if bool(ground.any()) else []
 
     def _protect(self, others: Sequence[Tensor]) -> Protection:
-        frozen = self._protected(others[0])
-        if self._record(self._opened)["merged"]:
-            frozen = torch.ones_like(frozen)
-        self.shared.derived["frozen"].copy_(frozen)
-        self.shared.derived["kept"].copy_(self.shared.values)
+        self._freeze(self._support(others[0]))
         return self._limits()
 
     @torch.no_grad()
@@ -165,8 +158,9 @@ class OverlayHAT(HAT):
             return
         task, record = self.running, self._record(self.running)
         self._harden(record)
-        if not record["merged"] and record["mask"] is not None:
-            own = (self.shared.join(self._support(record["mask"])) & ~self._protected(record["ground"]))[0]
+        if record["mask"] is not None:
+            reads, protected = map(self._support, (record["mask"], record["ground"]))
+            own = (self.shared.join(reads) & ~self.shared.join(protected))[0]
             record["places"] = own.nonzero()[:, 0].to(torch.int32)
             record["weights"] = self.shared.values[0, own].clone()
         self._close()
@@ -216,12 +210,14 @@ class OverlayHAT(HAT):
 
         Units whose place is free stay; of the others each trades places with a free one, in increasing order.
         """
+        most = 1 - self._hyper.reserve
         split = self._backbone.split
         found = []
         for own, used in zip(split(private), split(self.used), strict=True):
             places = torch.arange(len(own), device=self._device)
             homeless, free = (own & used).nonzero()[:, 0], (~own & ~used).nonzero()[:, 0]
-            if len(homeless) > len(free) or (len(homeless) and not self._backbone.exchangeable):
+            full = int(own.sum() + used.sum()) > most * len(own)
+            if full or (len(homeless) and not self._backbone.exchangeable):
                 return None
             free = free[: len(homeless)]
             places[homeless], places[free] = free, homeless
