@@ -49,14 +49,17 @@ for _name, _path in {
     "hnet-tir": "clenv.agents.hypernetworks.hnet_recognition:HNETRecognition",
     "independent": "clenv.agents.references.independent:Independent",
     "joint": "clenv.agents.references.joint:Joint",
+    "ksm": "clenv.agents.masks.ksm:KSM",
     "lwf": "clenv.agents.regularisation.lwf:LwF",
     "mas": "clenv.agents.regularisation.mas:MAS",
     "meta-mask": "clenv.agents.meta.meta_mask:MetaMask",
     "overlay-hat": "clenv.agents.masks.overlay_hat:OverlayHAT",
+    "piggyback": "clenv.agents.masks.piggyback:Piggyback",
     "reinit-all": "clenv.agents.unlearning.buffered:ReinitAll",
     "reinit-head": "clenv.agents.unlearning.composed:ReinitHead",
     "retrain": "clenv.agents.unlearning.retrain:Retrain",
     "si": "clenv.agents.regularisation.si:SI",
+    "supsup": "clenv.agents.masks.supsup:SupSup",
     "subtract": "clenv.agents.unlearning.subtract:Subtract",
 }.items():
     register_agent(_name, _path)

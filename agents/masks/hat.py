@@ -25,7 +25,7 @@ from clenv.agents.networks.flat import Flat, differentiate
 from clenv.agents.networks.learning import TOGETHER, Training, told
 from clenv.agents.networks.protection import Protection, WriteProtection
 from clenv.errors import SettingsError
-from clenv.events import Exactness, VisitEnd
+from clenv.events import Exactness
 from clenv.fields import NonNegative, Positive
 from clenv.settings import StreamSpec
 
@@ -141,7 +141,6 @@ class HAT(UnitMasked):
         paper, they stay where masks that were still soft let them be trained, and later visits begin there."""
 
     herds = TOGETHER
-    needs_task_labels = "always"
     forgetting_free = True
     uses_round_length = True
     unlearning = Exactness.ISOLATED
@@ -372,12 +371,6 @@ class HAT(UnitMasked):
             self._s, self._gain = (torch.tensor(each, device=self._device)[:, None] for each in (scales, gains))
 
     # The end of a segment
-
-    def on_visit_end(self, event: VisitEnd) -> None:
-        """Consolidate, unless targets of this visit are still to come."""
-        del event
-        if self._announced:
-            self._consolidate()
 
     @torch.no_grad()
     def _consolidate(self) -> None:

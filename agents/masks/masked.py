@@ -16,13 +16,15 @@ from torch import Tensor
 from clenv.agent import tensors
 from clenv.agents.networks.backbone import affine, initial_affine
 from clenv.agents.networks.flat import Flat, whole
-from clenv.agents.networks.learning import Learner, told
+from clenv.agents.networks.learning import told
 from clenv.agents.networks.rules import Rule
 from clenv.agents.networks.units import Units, units_of
 from clenv.errors import SettingsError
 from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.picture import Picture
 from clenv.settings import StreamSpec
+
+from .visits import Visiting
 
 
 class Record(TypedDict):
@@ -47,31 +49,26 @@ class Record(TypedDict):
     steps: int
 
 
-class UnitMasked(Learner):
+class UnitMasked(Visiting):
     """A backbone shared by all tasks, and for each a mask of its units and an output head.
 
     A subclass says what a task's mask is now (`_gate`), what may train in the open segment (`_prepare`), and whether
     what no task reads returns to its initial value (`_restores`).
 
-    Attributes:
+    Attributes: as of `Visiting`, and
+
         shared: Parameters of the backbone.
-        tasks: What is kept of each task, in order of first visit.
-        running: The task of the open segment; None: there is none.
         annealing: Whether its mask is being learned, rather than fixed.
         position: Steps of the open segment, as the schedule counts them.
         snapshot: What was trained, as of an earlier moment of the segment, if the method goes back to it.
-        order: Every task at the places of its first and of its last visit.
-        tainted: Remaining tasks that were trained after a task, unlearned since, was first seen.
     """
 
     unlearning = Exactness.ISOLATED
-    needs_task_labels = "always"
 
     def __init__(
         self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
     ) -> None:
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
-        self._announced = spec.announce_switches and not spec.label_delay  # visits end before anything else comes
         self._backbone: Units = units_of(self._hyper.build(spec.input_shape), type(self).__name__)
         self._differs = self._backbone.differs
         if self._backbone.buffers(self._device) and not self._backbone.separate:
@@ -85,12 +82,9 @@ class UnitMasked(Learner):
         self.shared = self._new_shared(self._backbone.initial(self.generator("init"), self._device))
         self._initial = [parameter.detach().clone() for parameter in self.shared]
         self.tasks: dict[int, Record] = {}
-        self.running: int | None = None
         self.annealing = False
         self.position = 0
         self.snapshot: list[Tensor] | None = None
-        self.order: list[int] = []
-        self.tainted: list[int] = []
 
     @abstractmethod
     def _gate(self, task: int | None, record: Record) -> Tensor:
@@ -99,11 +93,6 @@ class UnitMasked(Learner):
     @abstractmethod
     def _prepare(self) -> None:
         """Derive what may train in the open segment, from the masks of the other tasks."""
-
-    @property
-    @abstractmethod
-    def _restores(self) -> bool:
-        """Whether what a task leaves behind is what was there before it, if none was trained since."""
 
     @property
     @abstractmethod
@@ -146,12 +135,6 @@ class UnitMasked(Learner):
         self.running, self.annealing, self.position = None, False, 0
         self.snapshot = None
         self._prepare()
-
-    def _visit(self, task: int) -> None:
-        """Note that a task is visited."""
-        if self.order.count(task) == 2:
-            del self.order[len(self.order) - 1 - self.order[::-1].index(task)]
-        self.order.append(task)
 
     # What is read under masks
 
@@ -277,12 +260,11 @@ class UnitMasked(Learner):
         readers = self._readers(removed)
         freed = sum(map(self._bytes, removed))
         if removed:
-            self._taint(removed)
+            self._leave(removed)
             for task in removed:
                 del self.tasks[task]
             if self.running in removed:
                 self._close()
-            self.order = [task for task in self.order if task not in removed]
             self.snapshot = None  # it may hold what they wrote
             self._reset()
             self._prepare()
@@ -293,25 +275,6 @@ class UnitMasked(Learner):
         """Return how much is kept of a task."""
         kept = [each.state_dict() if isinstance(each, Flat) else each for each in self.tasks[task].values()]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors(kept))
-
-    def _level(self, removed: Sequence[int], readers: Sequence[int]) -> tuple[Exactness, str]:
-        """Return the level reached, and why; ``readers`` of what the removed tasks wrote are still there."""
-        del removed
-        if self._untouched():
-            return Exactness.EXACT, "no remaining task was trained since the first of the unlearned tasks came"
-        if not readers:
-            return Exactness.ISOLATED, "no remaining task reads a weight that the tasks wrote"
-        return Exactness.INTERFACE, f"weights that the tasks wrote are still read by tasks {readers}"
-
-    def _untouched(self) -> bool:
-        """Whether no remaining task was trained since the first of the unlearned tasks came, and all is as it was."""
-        # Where visits end unannounced, the last one before the removed task would still be open without it.
-        return not self.tasks or (not self.tainted and self._announced and self._restores)
-
-    def _taint(self, removed: Sequence[int]) -> None:
-        """Note which remaining tasks were trained after the first of the removed ones was first seen."""
-        since = self.order[min(self.order.index(task) for task in removed) :]
-        self.tainted = sorted({*self.tainted, *since} - set(removed))
 
     def _readers(self, removed: Sequence[int]) -> list[int]:
         """Return the remaining tasks that read a weight which a removed task may have written.
