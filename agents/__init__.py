@@ -54,6 +54,7 @@ for _name, _path in {
     "mas": "clenv.agents.regularisation.mas:MAS",
     "meta-mask": "clenv.agents.meta.meta_mask:MetaMask",
     "overlay-hat": "clenv.agents.masks.overlay_hat:OverlayHAT",
+    "packnet": "clenv.agents.masks.packnet:PackNet",
     "piggyback": "clenv.agents.masks.piggyback:Piggyback",
     "reinit-all": "clenv.agents.unlearning.buffered:ReinitAll",
     "reinit-head": "clenv.agents.unlearning.composed:ReinitHead",
@@ -61,5 +62,6 @@ for _name, _path in {
     "si": "clenv.agents.regularisation.si:SI",
     "supsup": "clenv.agents.masks.supsup:SupSup",
     "subtract": "clenv.agents.unlearning.subtract:Subtract",
+    "wsn": "clenv.agents.masks.wsn:WSN",
 }.items():
     register_agent(_name, _path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -26,7 +26,7 @@ class Visiting(Learner):
         tainted: Remaining tasks that were trained after a task, unlearned since, was first seen.
     """
 
-    needs_task_labels = "always"
+    needs_task_labels: ClassVar[Literal["never", "train", "always"]] = "always"
 
     def __init__(
         self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
