@@ -24,6 +24,7 @@ for _name, _path in {
     "agem": "clenv.agents.rehearsal.agem:AGEM",
     "amnesiac-hat": "clenv.agents.masks.amnesiac_hat:AmnesiacHAT",
     "anml": "clenv.agents.meta.anml:ANML",
+    "apd": "clenv.agents.masks.apd:APD",
     "ascend": "clenv.agents.unlearning.buffered:Ascend",
     "blind-last": "clenv.agents.references.blind:BlindLast",
     "blind-task": "clenv.agents.references.blind:BlindTask",
@@ -62,6 +63,7 @@ for _name, _path in {
     "si": "clenv.agents.regularisation.si:SI",
     "supsup": "clenv.agents.masks.supsup:SupSup",
     "subtract": "clenv.agents.unlearning.subtract:Subtract",
+    "tfm": "clenv.agents.masks.tfm:TFM",
     "wsn": "clenv.agents.masks.wsn:WSN",
 }.items():
     register_agent(_name, _path)
