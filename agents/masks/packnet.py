@@ -50,7 +50,7 @@ class PackNet(TrainedBackbone):
 
     Attributes: as of `TrainedBackbone`, and
 
-        owners: Number of the visit that owns each weight, 0: none does; int16, shape ``(1, P)``.
+        owners: Number of the visit that owns each weight, 0: none does, -1: there is none; int16, shape ``(1, P)``.
         packs: Whether the running visit has weights of its own.
         pruned: Whether it has pruned.
         position: Its steps.
@@ -85,7 +85,9 @@ class PackNet(TrainedBackbone):
         self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
     ) -> None:
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
-        self.owners = torch.zeros_like(self.shared.values, dtype=torch.int16)
+        self.owners = torch.full_like(self.shared.values, -1, dtype=torch.int16)
+        for layer in self.shared.stretches(self.owners):
+            layer.zero_()
         self.packs = False
         self.pruned = False
         self.position = 0
@@ -202,7 +204,7 @@ class PackNet(TrainedBackbone):
 
     def _free(self) -> None:
         numbers = {number for record in self.tasks.values() for number in record["sees"]}
-        gone = [number for number in torch.unique(self.owners).tolist() if number and number not in numbers]
+        gone = [number for number in torch.unique(self.owners).tolist() if number > 0 and number not in numbers]
         for number in gone:
             self.owners[self.owners == number] = 0
         torch.where(self.owners > 0, self.shared.values, self._initial, out=self.shared.values)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from flats import flat_of, widen
-from hat_lives import OPTIMIZERS, X, all_equal, lives, play, request, shared
+from masked_lives import OPTIMIZERS, X, all_equal, lives, play, request, shared
 
 import clenv
 from clenv.agent import tensors

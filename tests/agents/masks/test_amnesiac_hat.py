@@ -5,9 +5,9 @@ import itertools
 import pytest
 import torch
 from flats import widen
-from hat_lives import OPTIMIZERS, X, all_equal, lives, play, request, shared
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from masked_lives import OPTIMIZERS, X, all_equal, lives, play, request, shared
 
 from clenv.agent import Outcome, tensors
 from clenv.agents.masks.adahat import AdaHAT

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from hat_lives import OPTIMIZERS, X, all_equal, lives, play, request, shared
+from masked_lives import OPTIMIZERS, X, all_equal, lives, play, request, shared
 
 import clenv
 from clenv.agent import tensors

@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from hat_lives import X, all_equal, lives, play, request, shared
+from masked_lives import X, all_equal, lives, play, request, shared
 
 from clenv.agents.masks.overlay_hat import OverlayHAT
 from clenv.env import ContinualEnv

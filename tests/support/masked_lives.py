@@ -1,4 +1,4 @@
-"""Short lives of agents of the HAT family, for their tests."""
+"""Short lives of agents with masks, for their tests."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ OPTIMIZERS = {
     "decay": {"optimizer": "sgd", "learning_rate": 0.05, "weight_decay": 0.1},
     "adam-decay": {"optimizer": "adam", "learning_rate": 0.01, "weight_decay": 0.1},
 }
+ANNEALED = {"period": 4, "embedding_learning_rate": 0.01}  # of the HAT family
 X = torch.randn(7, 6, generator=torch_generator(0, "inputs"))
 
 
-def lives(make_tasks, cls):
+def lives(make_tasks, cls, **defaults):
     """Return a maker of (environment, agent), not begun: tasks 0, 1, 2, ... for 8 minibatches of 4 each."""
 
     def make(rounds=(0, 1, 2), *, settings=None, **hyperparameters):
         world = {"batch_size": 4, "round_length": 8, "schedule": rounds, **(settings or {})}
         env = ContinualEnv(make_tasks(4), Settings(**world))
         env.reset(seed=0)
-        options = {"hidden": (12, 10), "period": 4, "embedding_learning_rate": 0.01, **hyperparameters}
+        options = {"hidden": (12, 10), **(defaults or ANNEALED), **hyperparameters}
         return env, cls(env.stream_spec, **options)
 
     return make
