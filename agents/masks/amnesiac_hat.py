@@ -157,7 +157,7 @@ class AmnesiacHAT(AdaHAT):
         self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
     ) -> None:
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
-        self.traces = Traces(self._device)
+        self.traces = Traces(len(self._flat(self._initial)), self._device)
         self.base: list[Tensor] = []
         self.total = self._flat(self._initial).double()
         self.permanent: list[int] = []
@@ -311,7 +311,7 @@ class AmnesiacHAT(AdaHAT):
     def _trim(self) -> None:
         """Drop from all traces what lies outside the masks of the remaining tasks: it is ``theta(0)`` from now on."""
         live = self._live()
-        self.traces.keep(live[self.traces.index.long()])
+        self.traces.keep(live)
         if self.base:
             self.base = [torch.where(live, self.base[0], self._flat(self._initial).double())]
 

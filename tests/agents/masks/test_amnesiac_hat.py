@@ -12,8 +12,10 @@ from masked_lives import OPTIMIZERS, X, all_equal, lives, play, request, shared
 from clenv.agent import Outcome, tensors
 from clenv.agents.masks.adahat import AdaHAT
 from clenv.agents.masks.amnesiac_hat import AmnesiacHAT, compensated, routed
+from clenv.agents.masks.traces import OWN, Traces
 from clenv.errors import ProtocolError, SettingsError
 from clenv.events import Exactness, Permanence
+from clenv.rng import torch_generator
 from clenv.world.requests import Script, unlearn
 
 pytestmark = pytest.mark.kernels
@@ -73,10 +75,10 @@ def test_traces_add_up_to_the_parameters_after_every_visit(life, options):
 
 
 def test_traces_in_single_precision_would_not_add_up(life):
-    """Why they are kept in double."""
+    """Why more is kept of them than the nearest number in single precision."""
     env, agent = life((0, 1, 2))
     play(env, agent)
-    agent.traces.values = agent.traces.values.float().double()
+    agent.traces.parts = [parts[:1] for parts in agent.traces.parts]
     assert not adds_up(agent)
 
 
@@ -383,7 +385,7 @@ def test_a_visit_cut_in_two_remembers_its_rates(life):
     env, agent = life((0, 1), **RATE)
     play(env, agent, 12).unlearn(request(0))
     assert agent.traces.tasks == [1]
-    assert 0 < agent.traces.rates.min() < 1
+    assert 0 < agent.traces.rates[0].min() < 1
 
 
 @pytest.mark.parametrize(
@@ -523,8 +525,9 @@ def test_pruning_undoes_small_updates_and_keeps_the_sum(life, free_reset):
     runs = [life((0,), prune=prune, free_reset=free_reset) for prune in (0.0, 0.005)]
     full, pruned = (play(*run) for run in runs)
     assert adds_up(pruned)
-    assert len(pruned.traces.values) < len(full.traces.values)
-    assert pruned.traces.values.abs().min() >= 0.005 > full.traces.values.abs().min()
+    [many], [few] = ([trace.values for trace in each.traces] for each in (full, pruned))
+    assert len(few) < len(many)
+    assert few.abs().min() >= 0.005 > many.abs().min()
     difference = (full.total - pruned.total).abs().max()
     assert 0 < difference <= 0.005
     with pytest.raises(SettingsError, match="prune"):
@@ -561,7 +564,48 @@ def test_receipts_tell_bytes(life):
     size = agent.memory()
     receipt = agent.unlearn(request(1))
     assert receipt.bytes_freed == size - agent.memory() > 0
-    assert f"{agent.traces.index.nbytes + agent.traces.values.nbytes} bytes of traces" in receipt.detail
+    left = sum(bits.nbytes for bits in agent.traces.moved)
+    left += sum(part.nbytes for parts in agent.traces.parts for part in parts)
+    assert f"{left} bytes of traces" in receipt.detail
+
+
+@pytest.mark.parametrize("density", [0.01, 0.3, 0.6, 1.0])
+def test_traces_take_less_than_dense_updates_in_single_precision(density):
+    """Of updates as they come: small against the weights that they move, which rounds most of them to one part."""
+    draws = torch_generator(0, "updates")
+    before = torch.randn(10_000, generator=draws) * 0.1
+    after = before + 1e-3 * torch.randn(10_000, generator=draws)
+    moved = torch.rand(10_000, generator=draws) < density
+    index = moved.nonzero().flatten()
+    values = (after.double() - before.double())[index]
+    traces = Traces(10_000, torch.device("cpu"))
+    traces.append(3, index, values)
+    [trace] = traces
+    assert (trace.task, trace.without, trace.counts) == (3, OWN, True)
+    assert torch.equal(trace.entries, index)
+    assert torch.equal(trace.values, values)
+    held = sum(tensor.nbytes for tensor in (*traces.moved, *traces.parts[0]))
+    assert held < 1.2 * 4 * len(index) + 10_000 / 8
+    assert density == 1 or held < 4 * 10_000
+
+
+@given(st.lists(st.floats(-1e6, 1e6).filter(lambda v: v == 0 or abs(v) > 1e-20), max_size=20), st.randoms())
+def test_numbers_come_back_whatever_they_are(numbers, rng):
+    values = torch.tensor(numbers, dtype=torch.double)
+    index = torch.tensor(sorted(rng.sample(range(50), len(numbers))), dtype=torch.long)
+    live = torch.tensor([rng.random() < 0.5 for _ in range(50)])
+    traces = Traces(50, torch.device("cpu"))
+    traces.append(0, index, values, torch.rand(len(numbers), generator=torch_generator(0, "rates")))
+    traces.append(1, index[:0], values[:0])
+    assert [trace.values.tolist() for trace in traces] == [values.tolist(), []]
+    traces.keep(live)
+    first, second = traces
+    assert torch.equal(first.entries, index[live[index]])
+    assert torch.equal(first.values, values[live[index]])
+    assert len(first.rates) == len(first.values)
+    assert (first.task, second.task) == (0, 1)
+    traces.drop([True, False])
+    assert traces.tasks == [1]
 
 
 @pytest.mark.parametrize("options", [SOFT, RATE])
