@@ -38,6 +38,7 @@ for _name, _path in {
     "er": "clenv.agents.rehearsal.er:ER",
     "ewc": "clenv.agents.regularisation.ewc:EWC",
     "ewc-online": "clenv.agents.regularisation.ewc:OnlineEWC",
+    "fix": "clenv.agents.references.untrained:Fix",
     "finetune": "clenv.agents.references.finetune:Finetune",
     "from-scratch": "clenv.agents.references.from_scratch:FromScratch",
     "gdumb": "clenv.agents.rehearsal.gdumb:GDumb",
@@ -64,6 +65,7 @@ for _name, _path in {
     "supsup": "clenv.agents.masks.supsup:SupSup",
     "subtract": "clenv.agents.unlearning.subtract:Subtract",
     "tfm": "clenv.agents.masks.tfm:TFM",
+    "untrained": "clenv.agents.references.untrained:Untrained",
     "wsn": "clenv.agents.masks.wsn:WSN",
 }.items():
     register_agent(_name, _path)

@@ -55,7 +55,7 @@ def _distances(verdict: Verdict) -> str:
     rows += [_gap(f"all tasks, {METRICS[metric]}", gap) for metric, gap in verdict.distances_all.items()]
     if verdict.parameters is not None:
         rows.append(_gap("parameters, relative", verdict.parameters))
-    head = ["distance to never having seen", "agent", "does nothing", "other seed", "untrained", "gap closed"]
+    head = ["distance to never having seen", "agent", "does nothing", "other seed", "never trained", "gap closed"]
     return table([head, *rows]) if verdict.distances else ""
 
 
@@ -173,7 +173,11 @@ def draw(verdict: Verdict, path: Path) -> None:
 def _draw_distances(gaps: Mapping[str, Gap], axes: Any) -> None:
     """Draw each distance as a share of doing nothing."""
     known = {metric: gap for metric, gap in gaps.items() if gap.nothing > 0}
-    styles = {"main": ("o", "black", "agent"), "seeds": ("|", "C0", "other seed"), "fresh": ("x", "C1", "untrained")}
+    styles = {
+        "main": ("o", "black", "agent"),
+        "seeds": ("|", "C0", "other seed"),
+        "fresh": ("x", "C1", "never trained"),
+    }
     for name, (marker, color, label) in styles.items():
         places = [getattr(gap, name) / gap.nothing for gap in known.values()]
         axes.scatter(places, range(len(places)), marker=marker, color=color, label=label, s=60, zorder=3)
