@@ -143,7 +143,7 @@ def answers_have_the_right_form(subject: Subject, settings: dict[str, Any]) -> N
 def _check_predictions(agent: Agent, env: ContinualEnv, where: str) -> None:
     with torch.no_grad():
         for task in range(len(env.tasks)):
-            for rows in (1, 3, 8):
+            for rows in (1, 8):
                 x, told = probe(env, task, rows)
                 _check_form(agent.predict(x, told), x, agent, f"{where}: predict for {rows} rows of task {task}")
 
@@ -302,9 +302,9 @@ class _HiddenLabel:
 
 
 @CHECKS.add
-@_in_each_world
-def the_same_seed_gives_the_same_bits(subject: Subject, settings: dict[str, Any]) -> None:
+def the_same_seed_gives_the_same_bits(subject: Subject) -> None:
     """Two agents with the same seed on the same stream give the same bits."""
+    settings = {**subject.worlds[0][1], "requests": EVENTFUL}
     again = subject.live(subject.env(settings)).bits()
     expect_equal(again, subject.whole(settings), "two runs with the same seed differ")
 
@@ -383,13 +383,12 @@ def a_copy_goes_on_to_the_same_bits(subject: Subject, settings: dict[str, Any]) 
     env.reset(seed=0)
     for _ in range(ROUND + 1):
         env.step(agent)
-    losses = []
+    before, whole = reloaded([env.state_dict(), agent.state_dict()]), subject.whole(settings)
     twin_env, twin = copy.deepcopy((env, agent))
-    for world, learner in ((twin_env, twin), (env, agent)):
-        finish(world, learner)
-        losses.append(torch.from_numpy(world.score.losses))
-    expect_equal(losses[0], losses[1], "a copy goes on to other losses")
-    expect_equal(twin.state_dict(), agent.state_dict(), "a copy ends in another state")
+    finish(twin_env, twin)
+    expect_equal(twin_env.score.losses.tolist(), whole["losses"], "a copy goes on to other losses")
+    expect_equal(twin.state_dict(), whole["state"], "a copy ends in another state")
+    expect_equal([env.state_dict(), agent.state_dict()], before, "as a copy went on, what it was made of changed")
 
 
 def _resumed(env: ContinualEnv) -> ContinualEnv:

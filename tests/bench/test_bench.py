@@ -283,7 +283,7 @@ def wait_for_progress(process, folder):
 def test_kill_9_at_random_moments_then_the_same_command_gives_the_same_table(tmp_path, whole, suite_file):
     rng = random.Random(0)  # noqa: S311  # when to kill is no secret
     words, folder = [str(suite_file), "--folder", "bench", "--processes", "2"], tmp_path / "bench"
-    for victim in ("worker", "bench", "bench"):
+    for victim in ("worker", "bench"):
         process = start(tmp_path, *words)
         wait_for_progress(process, folder)
         time.sleep(rng.uniform(0, 0.3))
