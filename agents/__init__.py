@@ -12,6 +12,7 @@ if __name__ != "clenv.agents":
 BETWEEN_FAMILIES = {
     "hypernetworks": ("references.finetune",),  # a plain classifier, kept by generated replay
     "masks": ("rehearsal.memory",),  # damage is repaired with kept examples
+    "plasticity": ("references.finetune",),  # what stays as it is but for the units drawn anew
     "references": ("regularisation.consolidating", "rehearsal.memory", "rehearsal.offline", "rehearsal.rehearsing"),
     "regularisation": ("references.finetune", "rehearsal.rehearsing"),
     "rehearsal": ("references.finetune", "regularisation.consolidating"),
@@ -29,6 +30,7 @@ for _name, _path in {
     "blind-last": "clenv.agents.references.blind:BlindLast",
     "blind-task": "clenv.agents.references.blind:BlindTask",
     "c-maml": "clenv.agents.meta.c_maml:CMAML",
+    "cbp": "clenv.agents.plasticity.cbp:CBP",
     "checkpoint-replay": "clenv.agents.unlearning.retrain:CheckpointReplay",
     "clpu-derpp": "clenv.agents.rehearsal.clpu_derpp:CLPUDERpp",
     "cumulative": "clenv.agents.references.cumulative:Cumulative",
