@@ -4,7 +4,8 @@ Streams of permuted digits and of split Fashion-MNIST, seen once and with return
 of 100, every method with its defaults. Printed are, over the seeds, means of the accuracy on all tasks after the last
 step, of the forgetting, and of the online loss divided by that of plain training; the share of the weights that is in
 use for good; bytes a task beyond one network and its optimiser; and the time of a step, in steps of plain training,
-interleaved. Then requests at visits' ends, with permanence: the levels that receipts state, accuracy on what remains.
+interleaved. Then requests at visits' ends, with permanence: the levels that receipts state, accuracy on what remains;
+how often SupSup finds the task of some inputs; and the bytes of AmnesiacHAT's traces.
 
 ``python benchmarks/masks.py [SEEDS]``: three, about ten minutes; one is enough to look at.
 """
@@ -40,7 +41,18 @@ AGENTS = (
     "ksm",
     "supsup",
 )
-ASKED = ("hat", "adahat", "amnesiac-hat", "overlay-hat", "packnet", "wsn", "tfm", "piggyback", "independent")
+ASKED: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("hat", {}),
+    ("adahat", {}),
+    ("amnesiac-hat", {}),
+    ("overlay-hat", {}),
+    ("overlay-hat", {"reserve": 0.0}),
+    ("packnet", {}),
+    ("wsn", {}),
+    ("tfm", {}),
+    ("piggyback", {}),
+    ("independent", {}),
+)
 STEPS = 200  # that are timed
 
 
@@ -87,9 +99,9 @@ class Lived(NamedTuple):
         return float(self.env.score.losses.sum())
 
 
-def live(env: clenv.ContinualEnv, name: str, seed: int) -> Lived:
+def live(env: clenv.ContinualEnv, name: str, seed: int, **options: Any) -> Lived:
     """Let an agent live through a stream, evaluated as each visit of a stream without returns ends."""
-    agent = clenv.make_agent(name, env, seed=seed)
+    agent = clenv.make_agent(name, env, seed=seed, **options)
     while env.timeline.finished is None:
         *_, info = env.step(agent)
         if env.settings.schedule and any(isinstance(event, clenv.VisitEnd) for event in info["events"]):
@@ -137,17 +149,49 @@ def requests(seeds: Sequence[int]) -> None:
     print(f"\n{REQUESTS.title}\n")
     print_head("agent", "loss", "accuracy on what remains", "requests by level", "ms a request")
     policy = RandomRequests(permanence_rate=0.1, unlearn_rate=0.1, when="visit-end", keep=2)
-    for name in ASKED:
-        lives = [live(REQUESTS.begun(seed, requests=policy), name, seed) for seed in seeds]
+    for name, options in ASKED:
+        lives = [live(REQUESTS.begun(seed, requests=policy), name, seed, **options) for seed in seeds]
         receipts = [receipt for each in lives for _, receipt in each.env.receipts]
         levels = Counter(receipt.level.name for receipt in receipts)
         print_row(
-            f"`{name}`",
+            " ".join([f"`{name}`", *(f"{key}={value}" for key, value in options.items())]),
             f"{mean(each.loss for each in lives):.0f}",
             f"{mean(each.env.score.retention.average_accuracy for each in lives):.3f}",
             ", ".join(f"{count} {level}" for level, count in sorted(levels.items())),
             f"{1000 * median(receipt.seconds for receipt in receipts):.1f}",
         )
+
+
+def inference(tasks: int = 10, steps: int = 100) -> None:
+    """Print how often SupSup finds the task of inputs of ten permutations, told tasks with the targets alone."""
+    print(f"\nSupSup, {tasks} permutations, {steps} minibatches of 32 each, 200-200: the right task is found\n")
+    print_head("how", "superfluous outputs", "of 1 input", "of 8", "of 32")
+    schedule = tuple(range(tasks))
+    told = {"schedule": schedule, "round_length": steps, "paradigm": "domain", "task_labels": "train-only"}
+    stream = Stream("", "clenv/PermutedDigits-v0", ONCE | told | {"n_tasks": tasks})
+    for how, superfluous in (("one-shot", 90), ("one-shot", 0), ("binary", 90), ("binary", 0)):
+        env = stream.begun(0)
+        agent: Any = clenv.make_agent("supsup", env, hidden=(200, 200), infer=how, superfluous=superfluous)
+        while env.timeline.finished is None:
+            env.step(agent)
+        shares = []
+        for rows in (1, 8, 32):
+            trials = [(task, part) for task in schedule for part in env.examples(task)[0].split(rows)[:20]]
+            shares.append(mean(agent.inferred(part) == task for task, part in trials))
+        print_row(how, str(superfluous), *(f"{share:.2f}" for share in shares))
+
+
+def storage() -> None:
+    """Print the bytes of AmnesiacHAT's traces of seven visits, and of dense updates in single precision."""
+    visits = {"n_tasks": 5, "round_length": 300, "schedule": (0, 1, 2, 3, 4, 0, 2)}
+    agent: Any = live(Stream("", "clenv/PermutedDigits-v0", ONCE | visits).begun(0), "amnesiac-hat", 0).agent
+    traces = agent.traces
+    parts = [*traces.moved, *(part for each in traces.parts for part in each)]
+    dense = 4 * len(traces) * sum(parameter.numel() for parameter in agent.shared)
+    moved = sum(len(trace.entries) for trace in traces)
+    held = sum(part.nbytes for part in parts)
+    print(f"\nAmnesiacHAT: {len(traces)} traces of {moved} weights take {held} bytes, exact;")
+    print(f"dense in single precision {dense}, sparse in double precision {12 * moved}")
 
 
 def main() -> None:
@@ -159,6 +203,8 @@ def main() -> None:
     for stream in STREAMS:
         table(stream, seeds)
     requests(seeds)
+    inference()
+    storage()
 
 
 if __name__ == "__main__":

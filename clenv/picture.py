@@ -30,6 +30,20 @@ class Picture(NamedTuple):
     columns: Sequence[Band] = ()
 
 
+def of_weights(shares: Sequence[Tensor]) -> dict[str, Picture]:
+    """Return pictures of numbers a weight: a row a unit, a column an input; of layers too large to be seen, none.
+
+    Args:
+        shares: Of each layer, shape ``(units, inputs, ...)``, in [0, 1].
+    """
+    flat = {f"readers of layer {number}": share.flatten(1) for number, share in enumerate(shares, 1)}
+    return {
+        name: Picture(values, [("units", len(values))], [("inputs", values.shape[1])])
+        for name, values in flat.items()
+        if len(values) <= _HEIGHT and values.shape[1] <= _WIDTH
+    }
+
+
 def named(bands: Sequence[Band], tasks: Sequence[str]) -> list[tuple[str, int]]:
     """Return names and numbers of rows or columns, tasks by their ids."""
     return [(name if isinstance(name, str) else tasks[name], count) for name, count in bands]

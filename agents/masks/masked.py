@@ -21,7 +21,7 @@ from clenv.agents.networks.rules import Rule
 from clenv.agents.networks.units import Units, units_of
 from clenv.errors import SettingsError
 from clenv.events import Exactness, Receipt, UnlearnRequest
-from clenv.picture import Picture
+from clenv.picture import Picture, of_weights
 from clenv.settings import StreamSpec
 
 from .visits import Visiting
@@ -233,7 +233,11 @@ class UnitMasked(Visiting):
         return shares
 
     def pictures(self) -> Mapping[str, Picture]:
-        """Return the masks as they are now, tasks by units, and which share of a row's units a column's task uses."""
+        """Return the masks as they are now, and what they read.
+
+        Tasks by units; which share of a row's units a column's task uses; and layer by layer, which share of the tasks
+        reads each weight.
+        """
         if not self.tasks:
             return {}
         masks = torch.stack([self._gate(*item).detach() for item in self.tasks.items()])
@@ -241,7 +245,9 @@ class UnitMasked(Visiting):
         used = (masks > 0.5).to(masks.dtype)
         overlap = used @ used.T / used.sum(1, keepdim=True).clamp(min=1)
         rows = [(task, 1) for task in self.tasks]
-        return {"masks": Picture(masks, rows, layers), "overlap": Picture(overlap, rows, rows)}
+        read = [list(map(torch.Tensor.float, self._support(mask))) for mask in masks > 0.5]
+        shares = [torch.stack(each).mean(0) for each in zip(*read, strict=True) if each[0].dim() > 1]
+        return {"masks": Picture(masks, rows, layers), "overlap": Picture(overlap, rows, rows), **of_weights(shares)}
 
     # What no task reads
 

@@ -20,7 +20,7 @@ from clenv.agents.networks.flat import Flat, differentiate
 from clenv.agents.networks.learning import Learner, told
 from clenv.agents.networks.rules import Rule
 from clenv.errors import SettingsError
-from clenv.picture import Picture
+from clenv.picture import Picture, of_weights
 from clenv.settings import StreamSpec
 
 
@@ -238,7 +238,11 @@ class WeightMasked(Learner):
         return union
 
     def pictures(self) -> Mapping[str, Picture]:
-        """Return the share of each layer that a task reads, and what share of a row's weights a column's task reads."""
+        """Return what tasks read.
+
+        The share of each layer that a task reads; what share of a row's weights a column's task reads; and layer by
+        layer, which share of the tasks reads each weight.
+        """
         if not self.tasks:
             return {}
         masks = [self._mask(record) for record in self.tasks.values()]
@@ -247,7 +251,11 @@ class WeightMasked(Learner):
         overlap = kept @ kept.T / kept.sum(1, keepdim=True).clamp(min=1)
         rows = [(task, 1) for task in self.tasks]
         columns = [(f"layer {number}", 1) for number in range(1, layers.shape[1] + 1)]
-        return {"weights read": Picture(layers, rows, columns), "overlap": Picture(overlap.cpu(), rows, rows)}
+        return {
+            "weights read": Picture(layers, rows, columns),
+            "overlap": Picture(overlap.cpu(), rows, rows),
+            **of_weights(self.shared.cut(torch.stack(masks).float().mean(0))),
+        }
 
     def _bytes(self, task: int) -> int:
         """Return how much is kept of a task."""

@@ -478,6 +478,15 @@ def test_the_picture_of_overlaps(life):
     assert agent.pictures()["overlap"].values[1].tolist() == [0.0, 0.0]
 
 
+def test_the_picture_of_readers(life):
+    agent = play(*life((0, 1)))
+    masks = [agent.tasks[task]["mask"] for task in (0, 1)]
+    second = [mask[12:, None] & mask[:12] for mask in masks]
+    found = agent.pictures()["readers of layer 2"].values
+    assert torch.equal(found, (second[0].float() + second[1].float()) / 2)
+    assert agent.pictures()["readers of layer 1"].values.shape == (12, 6)
+
+
 def test_capacity(life):
     env, agent = life((0,))
     assert agent.capacity() == {"units of layer 1": 0, "units of layer 2": 0, "weights": 0}

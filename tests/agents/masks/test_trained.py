@@ -355,3 +355,17 @@ def test_convolutions_grow_too(make_tasks):
     assert agent.predict(env.examples(0)[0], 2).shape == (20, 3)
     with pytest.raises(SettingsError, match="scales and shifts units itself"):
         TFM(env.stream_spec, normalise="group")
+
+
+def test_the_pictures_say_who_reads_what(packnet):
+    agent = play(*packnet((0, 1)))
+    pictures = agent.pictures()
+    layers, rows, _ = pictures["weights read"]
+    assert rows == [(0, 1), (1, 1)]
+    owners = agent.shared.cut(agent.owners)
+    for number, owned in enumerate(owners):
+        assert layers[0, number] == (owned == 1).float().mean()
+        assert layers[1, number] == (owned > 0).float().mean()
+        readers = pictures[f"readers of layer {number + 1}"].values
+        assert torch.equal(readers, 0.5 * (owned > 0).float() + 0.5 * (owned == 1).float())
+    assert pictures["overlap"].values[0].tolist() == [1.0, 1.0]
