@@ -52,9 +52,14 @@ def test_agents_live_the_same_life_there(name):
         assert all(isinstance(tensor, Away) for tensor in tensors(copy) if isinstance(tensor, nn.Parameter))
 
 
+@pytest.fixture(scope="module")
+def small_data(tmp_path_factory):
+    return write_all(tmp_path_factory.mktemp("data"))
+
+
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_scenarios_stream_the_same_examples_there(name, tmp_path, monkeypatch):
-    monkeypatch.setenv("CLENV_DATA", str(write_all(tmp_path)))
+def test_scenarios_stream_the_same_examples_there(name, small_data, monkeypatch):
+    monkeypatch.setenv("CLENV_DATA", str(small_data))
 
     def play(device):
         env = clenv.make(name, device=device).unwrapped
