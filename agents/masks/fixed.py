@@ -7,6 +7,7 @@ or learned in a pre-training phase, by other tasks than those of the stream.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -89,13 +90,13 @@ class FixedBackbone(WeightMasked):
         """Whether scores are laid out as weights are."""
         return self._together
 
+    @abstractmethod
     def _first_scores(self, task: int) -> Sequence[Tensor]:
         """Return the scores that a task begins with."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _mask_of(self, scores: Tensor) -> Tensor:
         """Return the factors of the weights, shape ``(S, P)``, for flat scores, shape ``(S, Q)``."""
-        raise NotImplementedError
 
     def _backward(self, gradient: Tensor, scores: Tensor) -> Tensor:
         """Return the gradient of scores for that of the factors; by default the same: straight through."""

@@ -301,6 +301,27 @@ class Retention:
         """WC-ACC, see `Measured.worst_case`."""
         return self.accuracy.worst_case
 
+    def forgetting_ratio(self, untrained: Retention, joint: Retention) -> float:
+        """HAT's forgetting ratio: mean over R(T) of ``(A - A_untrained) / (A_joint - A_untrained) - 1``.
+
+        0 where a task is known as well as by training on all tasks together, -1 where it is known no better than by a
+        network that never learned (Serrà et al., ICML 2018, section 4.1). Tasks that joint training does not know
+        better than that network, and those that one of the two was not evaluated on, are left out.
+
+        Args:
+            untrained: Of a run of an agent that does not learn, on the same stream.
+            joint: Of a run of an agent that is trained on all tasks together.
+        """
+        if not all(each.evaluations for each in (self, untrained, joint)):
+            return math.nan
+        last, below, above = (each.evaluations[-1] for each in (self, untrained, joint))
+        spans = {
+            task: (last.accuracy[task], below.accuracy[task], above.accuracy[task])
+            for task in last.remaining
+            if task in last.accuracy and task in below.accuracy and task in above.accuracy
+        }
+        return _mean([(a - low) / (high - low) - 1 for a, low, high in spans.values() if high > low])
+
     def state_dict(self) -> list[dict[str, Any]]:
         """Return the evaluations as plain containers."""
         return [e.to_plain() for e in self.evaluations]

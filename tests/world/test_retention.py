@@ -62,6 +62,15 @@ def test_matrix(retention):
     assert rows[4] == [0.8, 0.7, 0.9]
 
 
+def test_the_forgetting_ratio_is_between_an_untrained_and_a_joint_network(retention):
+    """(0.8 - 0.5) / (0.9 - 0.5) - 1 = -0.25 of a, (0.7 - 0.5) / (1.0 - 0.5) - 1 = -0.6 of b; c is out of bounds."""
+    untrained = retention_of((40, None, {"a": 0.5, "b": 0.5, "c": 0.6}, {}))
+    joint = retention_of((40, "c", {"a": 0.9, "b": 1.0, "c": 0.6}, {}))
+    assert retention.forgetting_ratio(untrained, joint) == pytest.approx((-0.25 - 0.6) / 2)
+    assert joint.forgetting_ratio(untrained, joint) == pytest.approx(0)
+    assert math.isnan(retention.forgetting_ratio(untrained, Retention()))
+
+
 def test_an_unlearned_task_leaves_every_mean():
     retention = retention_of(
         (10, "a", {"a": 0.9}, {"a": 1}),
