@@ -11,8 +11,8 @@ import clenv
 from clenv.agent import tensors
 from clenv.registry import agent_class, agent_names, scenario_ids
 from clenv.running.states import difference
-from clenv.testing.worlds import EVENTFUL, Subject
-from clenv.world.requests import Script, unlearn
+from clenv.testing.worlds import Subject
+from clenv.world.requests import Script, permanent, unlearn
 
 AGENTS = [name for name in agent_names() if agent_class(name).__module__.startswith("clenv.agents.")]
 SCENARIOS = [name for name in scenario_ids() if name.startswith("clenv/")]
@@ -42,9 +42,10 @@ def test_the_other_device_minds_where_tensors_are():
 def test_agents_live_the_same_life_there(name):
     """Answers, losses, receipts and state, with requests and permanence; a copy made from the state is there too."""
     subject = Subject(agent_class(name), QUICK.get(name, {}))
-    expected = subject.live(subject.env(requests=EVENTFUL)).bits()
+    world = {"schedule": (0, 1, 0, 2), "requests": Script((permanent(1, step=5), unlearn(0, step=7)))}
+    expected = subject.live(subject.env(world)).bits()
     with Elsewhere():
-        env = subject.env(requests=EVENTFUL, device="cuda")
+        env = subject.env({**world, "device": "cuda"})
         life = subject.live(env)
         assert difference(life.bits(), expected) is None
         copy = subject.copy(env, life.agent).state_dict()

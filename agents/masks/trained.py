@@ -104,6 +104,7 @@ class TrainedBackbone(WeightMasked, Visiting):
             return
         self._fix(self._open)
         self._close()
+        self._free()
 
     def _close(self) -> None:
         """Let there be no open segment, and an optimiser that knows of none."""
@@ -111,7 +112,6 @@ class TrainedBackbone(WeightMasked, Visiting):
             part.restart()
         self.running = self._running = None
         self._live.values.zero_()
-        self._free()
 
     def represent(self, members: Sequence[Any], stacks: Sequence[Flat]) -> None:
         """Stand for members of a herd."""
@@ -128,10 +128,7 @@ class TrainedBackbone(WeightMasked, Visiting):
         if removed:
             self._leave(removed)
             if self.running in removed:
-                for part in self.parts():
-                    part.restart()
-                self.running = self._running = None
-                self._live.values.zero_()
+                self._close()
             for task in removed:
                 del self.tasks[task]
             self._free()
