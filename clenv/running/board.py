@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
@@ -16,6 +18,15 @@ from clenv.running.folder import Folder, summary
 from clenv.running.record import Record
 
 
+def _wait_for_a_later_name(folder: Path) -> None:
+    """Wait until a log of this second has a name after those in a folder: TensorBoard reads them in that order.
+
+    Names begin with the second; those of one second are in order of process and number, as texts.
+    """
+    seconds = [int(file.name.split(".")[3]) for file in folder.glob("events.out.tfevents.*")]
+    time.sleep(min(max(0.0, max(seconds, default=0) + 1 - time.time()), 1.0))
+
+
 class Board:
     """Writes ``tensorboard/`` in a run's folder; of a resumed run what lies beyond its checkpoint is purged.
 
@@ -27,8 +38,9 @@ class Board:
 
     def __init__(self, store: Folder, env: ContinualEnv, agent: Agent) -> None:
         self._store, self._env, self._agent = store, env, agent
-        start = max(env.timeline.step, 0)
-        self._writer: Any = SummaryWriter(str(store.path / "tensorboard"), purge_step=start)
+        start, folder = max(env.timeline.step, 0), store.path / "tensorboard"
+        _wait_for_a_later_name(folder)
+        self._writer: Any = SummaryWriter(str(folder), purge_step=start)
         self._every = store.header["options"]["log_every"]
         self._told = start // self._every * self._every  # events from this step on are not yet in the log
 

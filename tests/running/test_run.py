@@ -429,6 +429,17 @@ def test_curves_hold_what_the_agent_told_last(tmp_path):
 # TensorBoard
 
 
+def test_logs_of_a_run_and_of_going_on_have_names_in_their_order(tmp_path):
+    """TensorBoard reads them by name: 10 comes before 9, and so may one process before another."""
+    _, _, records = start(tmp_path / "run")
+    next(records)
+    records.close()
+    [first] = (tmp_path / "run/tensorboard").glob("events.*")
+    list(clenv.resume(tmp_path / "run"))
+    [second] = {*(tmp_path / "run/tensorboard").glob("events.*")} - {first}
+    assert int(first.name.split(".")[3]) < int(second.name.split(".")[3])
+
+
 def test_tensorboard_shows_curves_events_pictures_and_hyperparameters(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
