@@ -102,12 +102,6 @@ class PackNet(TrainedBackbone):
         known = sorted({number for record in self.tasks.values() for number in record["sees"]})
         return {**super()._new(task), "ids": [], "sees": known}
 
-    def rebuild(self) -> None:
-        """Make what is kept of the tasks, to be restored."""
-        tasks, self.tasks = self.tasks, {}
-        made = {task: self._new(task) for task in tasks}
-        self.tasks = made
-
     # What is read
 
     def _mask(self, record: Any) -> Tensor:

@@ -112,7 +112,8 @@ class WeightMasked(Learner):
 
     def rebuild(self) -> None:
         """Make what is kept of the tasks, to be restored."""
-        self.tasks = {task: self._new(task) for task in self.tasks}
+        known, self.tasks = self.tasks, {}  # none begins where another one is
+        self.tasks = {task: self._new(task) for task in known}
 
     def _record(self, task: int) -> Any:
         """Return what is kept of a task; of one never seen what would be, but it is not kept."""

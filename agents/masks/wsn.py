@@ -79,19 +79,13 @@ class WSN(TrainedBackbone):
         self._on = torch.empty(0)  # the mask of the last forward pass
 
     def _new(self, task: int) -> Any:
-        if self._hyper.scores == "keep" and self.order:
+        if self._hyper.scores == "keep" and self.tasks:
             first: Sequence[Tensor] = [part.detach().clone() for part in self.tasks[self.order[-1]]["scores"]]
         else:
             draws = self.generator("scores")
             first = [initial_affine(shape, draws, self._device)[0] for shape in self.shared.shapes]
         made = Flat(first, self._rule.moments, together=self._together)
         return {**super()._new(task), "scores": made, "mask": None, "ever": None, "always": None}
-
-    def rebuild(self) -> None:
-        """Make what is kept of the tasks, to be restored."""
-        order, self.order = self.order, []  # no task begins where another one is
-        super().rebuild()
-        self.order = order
 
     def _subnetwork(self, scores: Tensor) -> Tensor:
         """Return the subnetwork of flat scores, bool, shape ``(S, P)``."""

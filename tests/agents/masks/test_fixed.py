@@ -267,6 +267,10 @@ def test_a_transferred_beginning_is_not_called_exact(make_tasks):
     play(env, agent, 8)
     start = agent._new(1)["scores"]
     assert all_equal(start, agent.tasks[0]["scores"])
+    twin = SupSup(env.stream_spec, **vars(agent.hyperparameters))
+    twin.load_state_dict(agent.state_dict())
+    assert all_equal(twin._new(1)["scores"], start)
+    assert torch.equal(twin.predict(X, 0), agent.predict(X, 0))
     play(env, agent)
     assert agent.unlearn(request(0)).level is Exactness.ISOLATED
     assert agent.unlearn(request(1)).level is Exactness.EXACT
