@@ -11,7 +11,10 @@ if __name__ != "clenv.agents":
 
 BETWEEN_FAMILIES = {
     "hypernetworks": ("references.finetune",),  # a plain classifier, kept by generated replay
-    "masks": ("rehearsal.memory",),  # damage is repaired with kept examples
+    "masks": (
+        "references.finetune",  # how a network is trained that masks are then put over
+        "rehearsal.memory",  # damage is repaired with kept examples
+    ),
     "plasticity": ("references.finetune",),  # what stays as it is but for the units drawn anew
     "references": ("regularisation.consolidating", "rehearsal.memory", "rehearsal.offline", "rehearsal.rehearsing"),
     "regularisation": ("references.finetune", "rehearsal.rehearsing"),
@@ -33,6 +36,7 @@ for _name, _path in {
     "cbp": "clenv.agents.plasticity.cbp:CBP",
     "checkpoint-replay": "clenv.agents.unlearning.retrain:CheckpointReplay",
     "clpu-derpp": "clenv.agents.rehearsal.clpu_derpp:CLPUDERpp",
+    "ctr": "clenv.agents.masks.ctr:CTR",
     "cumulative": "clenv.agents.references.cumulative:Cumulative",
     "der": "clenv.agents.rehearsal.der:DER",
     "derpp": "clenv.agents.rehearsal.der:DERpp",
@@ -41,6 +45,7 @@ for _name, _path in {
     "ewc": "clenv.agents.regularisation.ewc:EWC",
     "ewc-online": "clenv.agents.regularisation.ewc:OnlineEWC",
     "fix": "clenv.agents.references.untrained:Fix",
+    "fg-adahat": "clenv.agents.masks.fg_adahat:FGAdaHAT",
     "finetune": "clenv.agents.references.finetune:Finetune",
     "from-scratch": "clenv.agents.references.from_scratch:FromScratch",
     "gdumb": "clenv.agents.rehearsal.gdumb:GDumb",

@@ -30,10 +30,16 @@ def note(output: Tensor, *name: object) -> None:
 
 def seen_in(features: Callable[[], Tensor]) -> dict[str, Tensor]:
     """Return what layers put out while features are computed, by name, in order; of several networks the means."""
+    return answered_and_seen(features)[1]
+
+
+def answered_and_seen(call: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return what is computed, and what layers put out meanwhile (see `seen_in`)."""
     seen: dict[str, list[Tensor]] = {}
     token = _SEEN.set(seen)
     try:
-        features()
+        answer = call()
     finally:
         _SEEN.reset(token)
-    return {name: outputs[0] if len(outputs) == 1 else torch.stack(outputs).mean(0) for name, outputs in seen.items()}
+    means = {name: each[0] if len(each) == 1 else torch.stack(each).mean(0) for name, each in seen.items()}
+    return answer, means

@@ -172,6 +172,11 @@ class AdaHAT(HAT):
             return [torch.where(counts > 0, float(len(self.tasks)), 0.0) for counts in sums]
         return sums
 
+    def _held(self, tasks: Sequence[int]) -> list[Tensor]:
+        """Return what the rate of every shared entry goes by, ``S``, given the tasks that must not be disturbed."""
+        masks = [self.tasks[task]["mask"] for task in tasks]
+        return self._sums([mask for mask in masks if mask is not None])
+
     def _shares(self, used: Tensor) -> Tensor:
         """Return the weights of ``R_l``: times the gates they give each layer's share of free units taken.
 
@@ -223,9 +228,9 @@ class AdaHAT(HAT):
     def capacity(self) -> Mapping[str, float]:
         """Return HAT's shares, and the mean over all weights of what the rate holds back from a task to come."""
         shares = {**super().capacity(), "protection": 0.0}
-        masks = [record["mask"] for record in self.tasks.values() if record["mask"] is not None]
-        if masks:
-            counts = torch.cat([part.flatten() for part in self._sums(masks)])
+        known = [task for task, record in self.tasks.items() if record["mask"] is not None]
+        if known:
+            counts = torch.cat([part.flatten() for part in self._held(known)])
             if self._hyper.ablation in _FLAT:
                 rates = torch.where(counts > 0, self._hyper.alpha * _FLAT[self._hyper.ablation], 1.0)
             else:
@@ -240,7 +245,8 @@ class AdaHAT(HAT):
         """Return what scales the steps of the open segment; outside the task's own mask, once fixed, the rate is 0."""
         assert self.running is not None  # for the type checker: a segment is open
         record, derived = self.tasks[self.running], self.shared.derived
-        counts = self._sums(others)
+        masked = [task for task, item in self.tasks.items() if item["mask"] is not None]
+        counts = self._held([task for task in masked if task != self.running])
         if not self.annealing and record["mask"] is not None:
             pairs = zip(self._support(record["mask"]), counts, strict=True)
             counts = [torch.where(mine, counts, torch.inf) for mine, counts in pairs]

@@ -45,6 +45,21 @@ class FixedWeights(Training):
     ``sqrt(2 / inputs)``, with random signs (``signs``); auto: signs, but for modules and after a pre-training phase."""
 
 
+@torch.no_grad()
+def settle_weights(hyper: Any, weights: Sequence[Tensor], *, pretrained: bool) -> None:
+    """Give weights that will never change the sizes that are asked for (see `FixedWeights.weights`), in place.
+
+    Args:
+        hyper: Has ``weights`` and ``backbone``.
+        weights: As they were drawn, or given.
+        pretrained: Whether they are going to be learned first.
+    """
+    given = not isinstance(hyper.backbone, str) or ":" in hyper.backbone or pretrained
+    if hyper.weights == "signs" or (hyper.weights == "auto" and not given):
+        for weight in weights:
+            weight.copy_(weight.sign() * math.sqrt(2 / math.prod(weight.shape[1:])))
+
+
 class FixedBackbone(WeightMasked):
     """A backbone that never changes, and scores of its weights a task.
 
@@ -69,11 +84,7 @@ class FixedBackbone(WeightMasked):
     ) -> None:
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
         self.pretraining = spec.pretrain_steps > 0
-        given = not isinstance(self._hyper.backbone, str) or ":" in self._hyper.backbone or self.pretraining
-        if self._hyper.weights == "signs" or (self._hyper.weights == "auto" and not given):
-            for weight in self.shared:
-                size = math.sqrt(2 / math.prod(weight.shape[1:]))
-                weight.data.copy_(weight.sign() * size)
+        settle_weights(self._hyper, list(self.shared), pretrained=self.pretraining)
         self.numbers: list[Tensor] = [number.detach() for number in self._numbers]
 
     def rebuild(self) -> None:

@@ -298,7 +298,7 @@ class HAT(UnitMasked):
         gates = self._gates[..., : self._units]
         if not self._trained:
             return self._answer(x, record, gates)
-        answers, record["moments"] = self._learned(x, record, gates, self.shared.trained, record["head"].trained)
+        answers, record["moments"] = self._learned(x, record, gates, self._weights(record), record["head"].trained)
         return answers
 
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
@@ -313,6 +313,7 @@ class HAT(UnitMasked):
             loss = loss + hyper.sparsity * (free if loss.dim() else free.squeeze())  # L + lambda R
         differentiate(loss, trained)
         with torch.no_grad():
+            self._look()
             if self._protection is not None:
                 self._protection.mask()
             if self.annealing:
@@ -324,6 +325,9 @@ class HAT(UnitMasked):
             if self._protection is not None:
                 self._protection.restore()
         return None
+
+    def _look(self) -> None:
+        """See the gradients of a step before anything limits them."""
 
     def conclude(self, outcome: Outcome) -> Mapping[str, float] | None:
         """Count the step, and move the schedule on."""

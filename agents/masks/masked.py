@@ -69,7 +69,7 @@ class UnitMasked(Visiting):
         self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
     ) -> None:
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
-        self._backbone: Units = units_of(self._hyper.build(spec.input_shape), type(self).__name__)
+        self._backbone: Units = self._network()
         self._differs = self._backbone.differs
         if self._backbone.buffers(self._device) and not self._backbone.separate:
             raise SettingsError(
@@ -85,6 +85,10 @@ class UnitMasked(Visiting):
         self.annealing = False
         self.position = 0
         self.snapshot: list[Tensor] | None = None
+
+    def _network(self) -> Units:
+        """Return the network whose units masks switch."""
+        return units_of(self._hyper.build(self._spec.input_shape), type(self).__name__)
 
     @abstractmethod
     def _gate(self, task: int | None, record: Record) -> Tensor:
@@ -204,10 +208,14 @@ class UnitMasked(Visiting):
         if task not in self.tasks:
             return {}
         record = self.tasks[task]
-        own = dict(zip(map("own {}".format, range(len(record["head"]) - 2)), record["head"][:-2], strict=True))
+        own = {f"own {number}": part for number, part in enumerate(self._gate_parts(record))}
         moments = dict(zip(map("moment {}".format, range(len(record["moments"]))), record["moments"], strict=True))
         parts = {"mask": self._gate(task, record), **own, **moments}
         return {name: part.detach().clone() for name, part in parts.items()}
+
+    def _gate_parts(self, record: Record) -> list[Tensor]:
+        """Return what a task's part of the backbone has of its own beside its mask."""
+        return list(record["head"][:-2])
 
     @torch.no_grad()
     def features_through(self, x: Tensor, gate: Mapping[str, Tensor]) -> Tensor:

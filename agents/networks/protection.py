@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -42,3 +43,24 @@ class WriteProtection:
         if self._puts_back:
             flat = self._flat
             torch.where(flat.derived["frozen"], flat.derived["kept"], flat.values, out=flat.values)
+
+
+class Together:
+    """Several protections, of different parts.
+
+    Args:
+        parts: They.
+    """
+
+    def __init__(self, parts: Sequence[Protection]) -> None:
+        self._parts = parts
+
+    def mask(self) -> None:
+        """Change all gradients."""
+        for part in self._parts:
+            part.mask()
+
+    def restore(self) -> None:
+        """Change all parameters."""
+        for part in self._parts:
+            part.restore()

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from clenv.errors import SettingsError
 from clenv.layers import note
@@ -30,6 +30,16 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "none": lambda z: z,
 }
 """The nonlinearities by name."""
+MODULES: dict[Activation, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "none": nn.Identity,
+}
+"""The same as modules, for what follows gradients through modules."""
 _UNEVEN = ("sigmoid", "elu")  # computed otherwise where no whole vector of the processor is left
 MaskAt = Literal["before", "after"]
 

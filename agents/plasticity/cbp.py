@@ -25,7 +25,7 @@ from clenv.agents.networks.learning import Training
 from clenv.agents.networks.stack import Stack, stack_of
 from clenv.agents.references.finetune import Finetune
 from clenv.fields import Count, Fraction
-from clenv.layers import seen_in
+from clenv.layers import answered_and_seen
 from clenv.settings import StreamSpec
 
 
@@ -67,14 +67,9 @@ class CBP(Finetune):
 
     def forward(self, x: Tensor) -> Tensor:
         """Answer inputs through the head in use, and note what units put out."""
-        answers: list[Tensor] = []
-
-        def passed() -> Tensor:
-            answers.append(super(CBP, self).forward(x))
-            return answers[0]
-
-        self._outputs = list(seen_in(passed).values())
-        return answers[0]
+        answers, seen = answered_and_seen(lambda: super(CBP, self).forward(x))
+        self._outputs = list(seen.values())
+        return answers
 
     @torch.no_grad()
     def conclude(self, outcome: Outcome) -> Mapping[str, float] | None:
