@@ -64,6 +64,7 @@ for _name, _path in {
     "meta-mask": "clenv.agents.meta.meta_mask:MetaMask",
     "overlay-hat": "clenv.agents.masks.overlay_hat:OverlayHAT",
     "packnet": "clenv.agents.masks.packnet:PackNet",
+    "packnet-grow": "clenv.agents.masks.packnet_grow:PackNetGrow",
     "piggyback": "clenv.agents.masks.piggyback:Piggyback",
     "reinit-all": "clenv.agents.unlearning.buffered:ReinitAll",
     "reinit-head": "clenv.agents.unlearning.composed:ReinitHead",

@@ -85,13 +85,17 @@ class PackNet(TrainedBackbone):
         self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
     ) -> None:
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
-        self.owners = torch.full_like(self.shared.values, -1, dtype=torch.int16)
-        for layer in self.shared.stretches(self.owners):
-            layer.zero_()
+        self.owners = self._no_owners()
         self.packs = False
         self.pruned = False
         self.position = 0
         self.recent: list[Any] = []
+
+    def _no_owners(self) -> Tensor:
+        owners = torch.full_like(self.shared.values, -1, dtype=torch.int16)
+        for layer in self.shared.stretches(owners):
+            layer.zero_()
+        return owners
 
     def _new_shared(self, weights: Sequence[Tensor]) -> Flat:
         made = super()._new_shared(weights)

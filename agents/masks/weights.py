@@ -65,7 +65,7 @@ class WeightMasked(Learner):
                 f"{type(self).__name__} masks weights below the head, and there are none: expected hidden layers"
             )
         self._differs = self._backbone.differs
-        self._together = self._backbone.stacks
+        self._together = self._backbone.stacks and self._rigid
         self._rule: Rule = self._hyper.rule()
         drawn = self._backbone.initial(self.generator("init"), self._device)
         self._numbers = [number for number, weighed in zip(drawn, self._weighed, strict=True) if not weighed]
@@ -77,6 +77,11 @@ class WeightMasked(Learner):
         self._running: int | None = None
 
     # What a method says
+
+    @property
+    def _rigid(self) -> bool:
+        """Whether the network keeps its shape."""
+        return True
 
     @abstractmethod
     def _effective(self, record: Any) -> Tensor:
