@@ -8,6 +8,7 @@ any step; what a removed task alone used is free again for the very next step.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
@@ -22,7 +23,7 @@ from clenv.agents.networks.flat import Flat, differentiate
 from clenv.agents.networks.learning import TOGETHER
 from clenv.agents.networks.protection import WriteProtection
 from clenv.agents.rehearsal.memory import Reservoir, examples_of
-from clenv.errors import SettingsError
+from clenv.errors import ClenvWarning, SettingsError
 from clenv.events import Exactness, Permanence, Receipt, UnlearnRequest
 from clenv.fields import NonNegative, Whole
 from clenv.losses import mean_loss
@@ -33,6 +34,8 @@ from .traces import OWN, Traces
 
 _REPAIR = -1  # stands for a task where a trace is a repair's
 _DISTIL, _LABELS = 0.5, 0.5  # weights of the two terms of a repair's loss, as in DER++
+_ROOT = 0.25  # power of the rate by which ``root`` divides: measured, see benchmarks/compensation.py
+_NOTED = ("rate", "root")  # kinds of compensation that go by the rates of every step
 
 
 def routed(
@@ -79,10 +82,12 @@ class AmnesiacHAT(AdaHAT):
     Without the free reset traces tell of weights outside the masks as well; L3 then needs ``reinit="none"``.
 
     A remaining task may read weights that a removed task occupied first. Its own updates there were small, by the
-    rate. Three ways to make up for it: *compensation* divides the updates by the rate. *Backups* are networks trained
-    beside the main one, one for each task that may still be unlearned: a unit of that task has weights of its own in
-    its backup, every other unit those of the main network, which learns as if there were no backups; what the running
-    task reads of the units is kept when its visit ends, and put in place when the other task is removed. *Replay*
+    rate. Three ways to make up for it: *compensation* divides the updates by the rate; as a weight that hardly moves
+    keeps its gradient, where one that moves would have come to rest, that goes far too far, and only a small power of
+    the rate helps. *Backups* are networks trained beside the main one, one for each task that may still be unlearned: a
+    unit of that task has weights of its own in its backup, every other unit those of the main network, which learns as
+    if there were no backups; what the running task reads of the units is kept when its visit ends, and put in place
+    when the other task is removed. *Replay*
     trains these weights on a few examples of the remaining tasks that read them. Each request undoes all repairs and
     makes them anew from the examples and backups that no removed task went into.
 
@@ -101,23 +106,33 @@ class AmnesiacHAT(AdaHAT):
         shadows: With ``backup``, the backups in training in the open segment, by the task they do without: all shared
             parameters each.
         shadow_steps: Steps that they took.
+        moves: In how many steps of the open segment each shared entry moved, int32; empty if that does not matter.
     """
 
     @dataclass(frozen=True)
     class Hyperparameters(AdaHAT.Hyperparameters):
         """Of `AmnesiacHAT`."""
 
-        compensation: Literal["none", "alpha", "rate"] = "none"
-        """Divide updates of the first remaining occupant of a weight, if another occupied it before: not, by alpha, or
-        by the mean rate that shrank them. No result exceeds the visit's largest unshrunk update in the layer."""
+        compensation: Literal["none", "alpha", "rate", "root"] = "none"
+        """Divide updates of the first remaining occupant of a weight, if another occupied it before: not; by alpha or
+        by the mean rate that shrank them, as drafted, which makes what remains worse; or by the fourth root of that
+        rate, which makes it a little better. No result exceeds the visit's largest unshrunk update in the layer."""
         reinit: Literal["none", "initial"] = "none"
         """Without ``free_reset``, on a request: let the traces that remain tell all weights, or return those that no
         remaining task reads to their initial values, as the free reset does."""
         prune: NonNegative = 0.0
         """At the end of a visit, undo updates smaller than this, and record none."""
+        prune_steps: Whole = 0
+        """Likewise of weights that moved in fewer steps of the visit than this."""
         backup: Literal["none", "before", "delete"] = "none"
         """Train backups: none; from the initial weights and the traces before the task; or from all traces but its
         own."""
+        backup_units: Literal["task", "all"] = "task"
+        """Which units compute with a backup's weights: those of the task that it does without, or, as drafted, of all
+        other tasks."""
+        backup_trains: bool = False
+        """Whether the main network learns from the backups' mean loss too, as in the published code, so that learning
+        is another one if requests are expected."""
         replay: Whole = 0
         """Examples kept of each task, to repair weights that it shared with a removed one; 0: no repair."""
         replay_steps: Whole = 50
@@ -126,6 +141,8 @@ class AmnesiacHAT(AdaHAT):
         def __post_init__(self) -> None:
             """Check that the options go together."""
             super().__post_init__()
+            if self.backup == "none" and (self.backup_trains or self.backup_units != "task"):
+                raise SettingsError("backup_trains and backup_units are of backups: take backup='delete' or 'before'")
             if self.compensation == "none":
                 return
             if self.backup != "none":
@@ -157,6 +174,13 @@ class AmnesiacHAT(AdaHAT):
         self, spec: StreamSpec, *, seed: int = 0, device: str | torch.device = "cpu", **hyperparameters: Any
     ) -> None:
         super().__init__(spec, seed=seed, device=device, **hyperparameters)
+        if self._hyper.compensation in {"alpha", "rate"}:
+            warnings.warn(
+                f"compensation={self._hyper.compensation!r} is as drafted, and makes what remains worse: take 'root', "
+                "or a repair by backup or replay",
+                ClenvWarning,
+                stacklevel=2,
+            )
         self.traces = Traces(len(self._flat(self._initial)), self._device)
         self.base: list[Tensor] = []
         self.total = self._flat(self._initial).double()
@@ -167,13 +191,15 @@ class AmnesiacHAT(AdaHAT):
         self.damaged: dict[int, Tensor] = {}
         self.shadows: dict[int, Flat] = {}
         self.shadow_steps = 0
+        self.moves: list[Tensor] = []
+        self._backup_losses: Tensor | None = None  # of the coming step, with the graph, if the main network learns them
         groups = [role.writes for role in self._backbone.roles]
         layers = [torch.full_like(w, group) for group, w in zip(groups, self._initial, strict=True)]
         self._layer = self._flat(layers).long()
 
     def without_unlearning(self) -> AdaHAT | None:
-        """Return AdaHAT, which draws the same numbers under this class's name; None with pruning, which is learning."""
-        if self._hyper.prune:
+        """Return AdaHAT, which draws the same numbers under this class's name; None if options change learning."""
+        if self._hyper.prune or self._hyper.prune_steps or self._hyper.backup_trains:
             return None
         plain: type[AdaHAT] = type(type(self).__name__, (AdaHAT,), {})
         options = {item.name: getattr(self._hyper, item.name) for item in fields(AdaHAT.Hyperparameters)}
@@ -214,21 +240,31 @@ class AmnesiacHAT(AdaHAT):
 
     @property
     def herdable(self) -> bool:
-        """Whether it can be one of a herd: not if it notes the rates of every step."""
-        return super().herdable and self._hyper.compensation != "rate"
+        """Whether it can be one of a herd: not if it notes the rates or moves of every step, or learns from backups."""
+        alone = self._hyper.compensation in _NOTED or self._hyper.prune_steps or self._hyper.backup_trains
+        return super().herdable and not alone
 
     # The ledger
 
     def learn(self, loss: Tensor) -> Mapping[str, float] | None:
-        """Take AdaHAT's step, and note the rate."""
-        if self._hyper.compensation == "rate" and self._protection is not None:
+        """Take AdaHAT's step, and note the rate, and what moved."""
+        if self._hyper.compensation in _NOTED and self._protection is not None:
             counts = torch.arange(len(self.tasks) + 1, device=self._device, dtype=self._gates.dtype)
             record = self.tasks[self.running or 0]
             room = record["e"].derived["room"]
             rates = adjustment_rate(counts, self._strength(self._gates.reshape(1, -1), room)[0, :, None])
             self.rate_sums = [self.rate_sums[0] + rates if self.rate_sums else rates]
             self.rate_steps += 1
-        return super().learn(loss)
+        before = self._flat(self.shared) if self._hyper.prune_steps else None
+        if self._backup_losses is not None:
+            loss = loss + self._backup_losses
+        figures = super().learn(loss)
+        if self._backup_losses is not None:
+            self._step_shadows()
+        if before is not None:
+            moved = (self._flat(self.shared) != before).int()
+            self.moves = [self.moves[0] + moved if self.moves else moved]
+        return figures
 
     def _consolidate(self) -> None:
         """End the open segment as HAT does, and record its trace."""
@@ -241,7 +277,7 @@ class AmnesiacHAT(AdaHAT):
         super()._consolidate()
         self._record(task, counts)
         self._keep_backups(task, shadows)
-        self.rate_sums, self.rate_steps = [], 0
+        self.rate_sums, self.rate_steps, self.moves = [], 0, []
         if moves and self._hyper.free_reset:
             self._trim()
         self._fold()
@@ -260,8 +296,9 @@ class AmnesiacHAT(AdaHAT):
         theta = self._flat(self.shared)
         moved = theta != self.total.to(theta.dtype)
         delta = torch.where(moved, theta.double() - self.total, 0.0)
-        if self._hyper.prune:
+        if self._hyper.prune or self.moves:
             small = delta.abs() < self._hyper.prune
+            small |= self.moves[0] < self._hyper.prune_steps if self.moves else False
             delta[small & self._live() if self._hyper.free_reset else small] = 0.0
         index = delta.nonzero().flatten()
         if len(index) == 0:
@@ -294,9 +331,13 @@ class AmnesiacHAT(AdaHAT):
             if task == without or not (counts or absent == without):
                 continue
             if owners is not None:
-                applied = torch.where(owners[index] == task, rates, 1.0)
-                values = compensated(values, applied, self._layer[index])
+                values = compensated(values, self._divisors(owners[index] == task, rates), self._layer[index])
             yield task, index, values
+
+    def _divisors(self, first: Tensor, rates: Tensor) -> Tensor:
+        """Return what to divide updates by, given whose are of the first remaining occupant, and the mean rates."""
+        applied = torch.where(first, rates, 1.0)
+        return applied**_ROOT if self._hyper.compensation == "root" else applied
 
     def _start(self) -> Tensor:
         return self.base[0].clone() if self.base else self._flat(self._initial).double()
@@ -352,7 +393,7 @@ class AmnesiacHAT(AdaHAT):
         for kept in (self.memories, self.damaged):
             for task in kept.keys() - self.tasks.keys():
                 del kept[task]
-        self.rate_sums, self.rate_steps = [], 0
+        self.rate_sums, self.rate_steps, self.moves = [], 0, []
         undone = self._leave_out(removed)
         repaired, examples = self._repair()
         self._prepare()
@@ -443,24 +484,33 @@ class AmnesiacHAT(AdaHAT):
         return total
 
     def _train_shadows(self, outcome: Outcome) -> None:
-        """Let each backup take a step on the minibatch, with gates, head and main path as they are."""
+        """Let each backup take a step on the minibatch, with gates, head and main path as they are, or with them."""
         assert self.running is not None  # for the type checker: a segment is open
-        record = self.tasks[self.running]
-        gates = self._gate(self.running, record).detach()
-        main, head = ([leaf.detach() for leaf in part.trained] for part in (self.shared, record["head"]))
+        record, along = self.tasks[self.running], self._hyper.backup_trains
+        gates, parts = self._gate(self.running, record).detach(), (self.shared, record["head"])
+        if along and self.annealing:
+            gates = torch.sigmoid(self._scale(self.position) * record["e"].trained[0]).view(-1)[: self._units]
+        main, head = (part.trained if along else [leaf.detach() for leaf in part.trained] for part in parts)
+        everyone = self._used(self._others()) if self._hyper.backup_units == "all" else None
         losses = []
         for task, shadow in self.shadows.items():
-            mask = self.tasks[task]["mask"]
+            mask = self.tasks[task]["mask"] if everyone is None else everyone
             assert mask is not None  # for the type checker: it had one when the backup began
             groups = self._backbone.split(mask)
             units = [groups[role.writes] for role in self._backbone.roles]
             theta = routed(units, self._backbone.shapes, shadow.trained, main)
             answers, _ = self._learned(outcome.x, record, gates, theta, head)
             losses.append(mean_loss(answers[:, : outcome.outputs], outcome.y))
-        backups = list(self.shadows.values())
-        differentiate(torch.stack(losses).sum(), backups)
-        self._rule.step(backups)
+        differentiate(torch.stack(losses).sum(), list(self.shadows.values()), again=along)
+        if along:
+            self._backup_losses = torch.stack(losses).mean()
+        else:
+            self._step_shadows()
+
+    def _step_shadows(self) -> None:
+        self._rule.step(list(self.shadows.values()))
         self.shadow_steps += 1
+        self._backup_losses = None
 
     @torch.no_grad()
     def _keep_backups(self, reader: int, shadows: Mapping[int, Sequence[Tensor]]) -> None:

@@ -234,15 +234,18 @@ MOMENTS = ("first moment", "second moment", "velocity")
 """Vectors that belong to optimisers."""
 
 
-def differentiate(loss: Tensor, parts: Sequence[Flat], *, unused: bool = False) -> None:
+def differentiate(loss: Tensor, parts: Sequence[Flat], *, unused: bool = False, again: bool = False) -> None:
     """Put the gradient of a loss where the optimiser reads it.
 
     Args:
         loss: A scalar; or one of each network, shape ``(S,)``, of which none depends on another's parameters.
         parts: All that is trained.
         unused: Whether the loss may not depend on some of the parameters, whose gradient is then zero.
+        again: Whether its graph, or a part of it, is going to be differentiated once more.
     """
     trained = [leaf for part in parts for leaf in part.trained]
     each = torch.ones_like(loss)
-    found = torch.autograd.grad(loss, trained, each, allow_unused=unused, materialize_grads=unused)
+    found = torch.autograd.grad(
+        loss, trained, each, retain_graph=again or None, allow_unused=unused, materialize_grads=unused
+    )
     torch._foreach_copy_([place for part in parts for place in part.places], list(found))

@@ -13,20 +13,22 @@ from clenv.agent import Outcome, tensors
 from clenv.agents.masks.adahat import AdaHAT
 from clenv.agents.masks.amnesiac_hat import AmnesiacHAT, compensated, routed
 from clenv.agents.masks.traces import OWN, Traces
-from clenv.errors import ProtocolError, SettingsError
+from clenv.errors import ClenvWarning, ProtocolError, SettingsError
 from clenv.events import Exactness, Permanence
 from clenv.rng import torch_generator
 from clenv.world.requests import Script, unlearn
 
-pytestmark = pytest.mark.kernels
+pytestmark = [pytest.mark.kernels, pytest.mark.filterwarnings("ignore:compensation=:clenv.ClenvWarning")]
 
 HARD = {"alpha": 0.0}
 SOFT = {"alpha": 0.1}
 RATE = {"alpha": 0.1, "compensation": "rate"}
 ALPHA = {"alpha": 0.1, "compensation": "alpha"}
+ROOT = {"alpha": 0.1, "compensation": "root"}
 DELETE = {"alpha": 0.1, "backup": "delete"}
 BEFORE = {"alpha": 0.1, "backup": "before"}
-MODES = [HARD, SOFT, RATE, ALPHA, DELETE, BEFORE]
+DRAFTED = {**DELETE, "backup_units": "all", "backup_trains": True}
+MODES = [HARD, SOFT, RATE, ALPHA, ROOT, DELETE, BEFORE, DRAFTED]
 LEFT = [{**HARD, "free_reset": False}, {**SOFT, "free_reset": False}]
 REINIT = [{**options, "reinit": "initial"} for options in LEFT]
 
@@ -56,6 +58,7 @@ def adds_up(agent):
     [
         *(MODES + LEFT),
         {"prune": 1e-3},
+        {"prune_steps": 5},
         {"revisit": "regrow"},
         {"revisit": "regrow", "free_reset": False},
         {"scale": "grad", "alpha": 1e-6},
@@ -364,7 +367,21 @@ def test_dividing_by_the_rate_gives_the_unprotected_update(life, steps):
     assert not torch.isclose(values[shrunk], free[shrunk], rtol=0.1).any()
 
 
-@pytest.mark.parametrize("options", [RATE, ALPHA])
+def test_it_is_said_which_compensation_makes_what_remains_worse(life):
+    for options in (RATE, ALPHA):
+        with pytest.warns(ClenvWarning, match="makes what remains worse: take 'root'"):
+            life(**options)
+    life(**ROOT)
+
+
+def test_the_root_divides_by_the_fourth_root_of_the_rate(life):
+    agent = life(**ROOT)[1]
+    rates, first = torch.tensor([0.0625, 0.0625, 1.0]), torch.tensor([True, False, True])
+    assert agent._divisors(first, rates).tolist() == [0.5, 1.0, 1.0]
+    assert life(**RATE)[1]._divisors(first, rates).tolist() == [0.0625, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("options", [RATE, ALPHA, ROOT])
 def test_the_next_occupant_is_compensated_and_nobody_else(life, options):
     """Without a request nothing is; after it, entries that the removed task occupied first and another uses now."""
     env, agent = life((0, 1, 2, 1), **options)
@@ -455,6 +472,44 @@ def test_a_step_of_a_backup_by_hand(life):
         torch.testing.assert_close(after, by_hand)
         assert not torch.equal(after, before)
     assert all_equal(shared(agent), m)
+
+
+def test_the_drafts_backups_train_the_main_network_along(life):
+    """One step by hand: every unit that some other task has computes with the backup's weights; all learn."""
+    env, agent = life((0, 1, 2), **DRAFTED, **OPTIMIZERS["sgd"], sparsity=0.0, ablation="constant")
+    play(env, agent, 16)
+    x, y, start = env._x, env._y, shared(agent)
+    env.step(agent)
+    assert not all_equal(agent.shadows[0], agent.shadows[1])
+    twin, other = life((0, 1, 2), **DRAFTED, **OPTIMIZERS["sgd"], sparsity=0.0, ablation="constant")
+    play(twin, other, 16)
+    other.enter(2)
+    used = (other.tasks[0]["mask"] | other.tasks[1]["mask"]).split((12, 10))
+    e = other.tasks[2]["e"][0][:22].detach()
+    a1, a2 = torch.sigmoid(e / 400).split((12, 10))
+    main = [p.clone().requires_grad_() for p in start]
+    weight, bias = (p.detach() for p in other.tasks[2]["head"])
+
+    def loss_of(theta):
+        w1, b1, w2, b2 = theta
+        return torch.nn.functional.cross_entropy(
+            a2 * (a1 * (x @ w1.T + b1).relu() @ w2.T + b2).relu() @ weight.T + bias, y
+        )
+
+    flags = [used[0][:, None], used[0], used[1][:, None], used[1]]
+    backups = [
+        loss_of([torch.where(f, p.detach(), m) for f, p, m in zip(flags, other.shadows[task], main, strict=True)])
+        for task in (0, 1)
+    ]
+    gradients = torch.autograd.grad(loss_of(main) + torch.stack(backups).mean(), main)
+    rates = agent.shared.cut(agent.shared.derived["rate"])
+    for new, old, g, rate in zip(agent.shared, start, gradients, rates, strict=True):
+        torch.testing.assert_close(new.detach(), old - 0.05 * rate * g)
+
+
+def test_a_backup_option_without_backups_is_refused(life):
+    with pytest.raises(SettingsError, match="of backups"):
+        life(backup_trains=True)
 
 
 @pytest.mark.parametrize("options", [DELETE, BEFORE])
@@ -692,3 +747,31 @@ def test_exact_requests_repair_nothing_and_keep_no_example(life):
     assert (receipt.level, receipt.samples) == (Exactness.EXACT, 0)
     assert same(agent, before)
     assert list(agent.memories) == [0, 1]
+
+
+def test_pruning_by_steps_undoes_what_hardly_moved(life):
+    """Of a visit of 8 steps: weights that moved in fewer than six are as before, the others as without pruning."""
+    runs = [life((0,), prune_steps=q, **OPTIMIZERS["sgd"]) for q in (0, 6)]
+    moved = None
+    for step in range(8):
+        before = agent_entries(runs[0][1]) if step else runs[0][1]._flat(runs[0][1]._initial)
+        for env, agent in runs:
+            play(env, agent, 1)
+        if step < 7:  # the last step ends the visit, and resets what no mask reads
+            changed = (agent_entries(runs[0][1]) != before).int()
+            moved = changed if moved is None else moved + changed
+            assert torch.equal(runs[1][1].moves[0], moved)
+    (_, full), (_, pruned) = runs
+    assert adds_up(pruned)
+    assert pruned.moves == []
+    start = pruned._flat(pruned._initial)
+    kept = agent_entries(pruned) != start
+    assert not (kept & (moved < 5)).any()  # with the last step at most five
+    assert kept.any()
+    assert torch.equal(agent_entries(pruned)[kept], agent_entries(full)[kept])
+    [trace] = pruned.traces
+    assert len(trace.values) == int(kept.sum()) < int((agent_entries(full) != start).sum())
+
+
+def agent_entries(agent):
+    return agent._flat(agent.shared).clone()
