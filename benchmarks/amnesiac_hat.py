@@ -92,11 +92,9 @@ def compensation(seeds: range) -> None:
         state = agent.state_dict()
         rows.setdefault("before the request", []).append([remaining(env, agent, removed) for removed in REMOVED])
         for name, way in WAYS:
-            for option in ("power", "every", "multiplies"):
-                setattr(agent, option, way.get(option, getattr(Divided, option)))
+            for option, usual in (("power", 1.0), ("every", False), ("multiplies", False)):
+                setattr(Divided, option, way.get(option, usual))
             rows.setdefault(name, []).append(list(unlearned(env, agent, state)))
-            for option in ("power", "every", "multiplies"):
-                delattr(agent, option)
         for name, options in (
             ("by alpha", {"compensation": "alpha"}),
             ("backups (`delete`)", {"backup": "delete"}),

@@ -30,13 +30,14 @@ class Picture(NamedTuple):
     columns: Sequence[Band] = ()
 
 
-def of_weights(shares: Sequence[Tensor]) -> dict[str, Picture]:
+def of_weights(what: str, shares: Sequence[Tensor]) -> dict[str, Picture]:
     """Return pictures of numbers a weight: a row a unit, a column an input; of layers too large to be seen, none.
 
     Args:
+        what: What the numbers are; the pictures are called ``what of layer 1``, ...
         shares: Of each layer, shape ``(units, inputs, ...)``, in [0, 1].
     """
-    flat = {f"readers of layer {number}": share.flatten(1) for number, share in enumerate(shares, 1)}
+    flat = {f"{what} of layer {number}": share.flatten(1) for number, share in enumerate(shares, 1)}
     return {
         name: Picture(values, [("units", len(values))], [("inputs", values.shape[1])])
         for name, values in flat.items()

@@ -216,6 +216,13 @@ class AdaHAT(HAT):
         if not self._hyper.alpha:
             derived["rate"].copy_(derived["counts"] == 0)
 
+    def _yields(self, task: int) -> list[Tensor]:
+        known = [other for other, record in self.tasks.items() if other != task and record["mask"] is not None]
+        if not known:
+            return [torch.ones_like(entries) for entries in self._initial]
+        r = torch.tensor(self._hyper.alpha / self._hyper.epsilon)  # R_l = 0: it takes no free unit
+        return [adjustment_rate(counts, r) for counts in self._held(known)]
+
     def _flat_rates(self, record: Record) -> Tensor:
         """Return rates that follow neither counts nor gates: alpha, or alpha times draws of this step alone."""
         counts = self.shared.derived["counts"]

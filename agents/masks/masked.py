@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress
 from typing import Any, TypedDict
 
 import torch
@@ -21,9 +22,10 @@ from clenv.agents.networks.rules import Rule
 from clenv.agents.networks.units import Units, units_of
 from clenv.errors import SettingsError
 from clenv.events import Exactness, Receipt, UnlearnRequest
-from clenv.picture import Picture, of_weights
+from clenv.picture import Picture
 from clenv.settings import StreamSpec
 
+from .pictures import of_pass, of_readers
 from .visits import Visiting
 
 
@@ -243,8 +245,8 @@ class UnitMasked(Visiting):
     def pictures(self) -> Mapping[str, Picture]:
         """Return the masks as they are now, and what they read.
 
-        Tasks by units; which share of a row's units a column's task uses; and layer by layer, which share of the tasks
-        reads each weight.
+        Tasks by units; which share of a row's units a column's task uses; layer by layer, which share of the tasks
+        reads each weight, and who did first; and the pass of the running task, or of the last one.
         """
         if not self.tasks:
             return {}
@@ -253,9 +255,21 @@ class UnitMasked(Visiting):
         used = (masks > 0.5).to(masks.dtype)
         overlap = used @ used.T / used.sum(1, keepdim=True).clamp(min=1)
         rows = [(task, 1) for task in self.tasks]
-        read = [list(map(torch.Tensor.float, self._support(mask))) for mask in masks > 0.5]
-        shares = [torch.stack(each).mean(0) for each in zip(*read, strict=True) if each[0].dim() > 1]
-        return {"masks": Picture(masks, rows, layers), "overlap": Picture(overlap, rows, rows), **of_weights(shares)}
+        weighs = [role.weight for role in self._backbone.roles]
+        reads = [list(compress(self._support(mask), weighs)) for mask in masks > 0.5]
+        last = self._latest
+        yields = compress(self._yields(last), weighs)
+        return {
+            "masks": Picture(masks, rows, layers),
+            "overlap": Picture(overlap, rows, rows),
+            **of_readers(reads),
+            **of_pass(reads[list(self.tasks).index(last)], list(yields)),
+        }
+
+    def _yields(self, task: int) -> list[Tensor]:
+        """Return how far every shared entry follows its gradient when a task is learned, given the other tasks."""
+        others = [record["mask"] for known, record in self.tasks.items() if known != task]
+        return [~flags for flags in self._union(mask for mask in others if mask is not None)]
 
     # What no task reads
 

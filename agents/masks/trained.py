@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +13,10 @@ from clenv.agents.networks.flat import Flat
 from clenv.agents.networks.learning import told
 from clenv.agents.networks.protection import WriteProtection
 from clenv.events import Exactness, Receipt, UnlearnRequest
+from clenv.picture import Picture
 from clenv.settings import StreamSpec
 
+from .pictures import of_pass
 from .visits import Visiting
 from .weights import WeightMasked
 
@@ -117,6 +119,16 @@ class TrainedBackbone(WeightMasked, Visiting):
         """Stand for members of a herd."""
         super().represent(members, stacks)
         self._protection = WriteProtection(self.shared, puts_back=self._hyper.weight_decay > 0)
+
+    def pictures(self) -> Mapping[str, Picture]:
+        """Return what tasks read, and the pass of the running task, or of the last one, if weights are ever fixed."""
+        pictures = super().pictures()
+        if not pictures or not self.forgetting_free:
+            return pictures
+        last = self._latest
+        others = self._union(self._mask(record) for task, record in self.tasks.items() if task != last)
+        reads, yields = (self.shared.cut(flags) for flags in (self._mask(self.tasks[last]), ~others))
+        return {**pictures, **of_pass(reads, yields)}
 
     # Unlearning
 

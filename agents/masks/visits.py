@@ -59,6 +59,11 @@ class Visiting(Learner):
             del self.order[len(self.order) - 1 - self.order[::-1].index(task)]
         self.order.append(task)
 
+    @property
+    def _latest(self) -> int:
+        """The running task, or else the one visited last, of those that are kept."""
+        return next(reversed([*self.tasks, *self.order])) if self.running is None else self.running
+
     def _leave(self, removed: Sequence[int]) -> None:
         """Forget visits, and note which remaining tasks were trained after the first of these tasks came."""
         since = self.order[min(self.order.index(task) for task in removed) :]

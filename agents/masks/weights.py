@@ -20,8 +20,10 @@ from clenv.agents.networks.flat import Flat, differentiate
 from clenv.agents.networks.learning import Learner, told
 from clenv.agents.networks.rules import Rule
 from clenv.errors import SettingsError
-from clenv.picture import Picture, of_weights
+from clenv.picture import Picture
 from clenv.settings import StreamSpec
+
+from .pictures import of_readers
 
 
 class Weighed(TypedDict):
@@ -247,7 +249,7 @@ class WeightMasked(Learner):
         """Return what tasks read.
 
         The share of each layer that a task reads; what share of a row's weights a column's task reads; and layer by
-        layer, which share of the tasks reads each weight.
+        layer, which share of the tasks reads each weight, and who did first.
         """
         if not self.tasks:
             return {}
@@ -260,7 +262,7 @@ class WeightMasked(Learner):
         return {
             "weights read": Picture(layers, rows, columns),
             "overlap": Picture(overlap.cpu(), rows, rows),
-            **of_weights(self.shared.cut(torch.stack(masks).float().mean(0))),
+            **of_readers([self.shared.cut(mask) for mask in masks]),
         }
 
     def _bytes(self, task: int) -> int:

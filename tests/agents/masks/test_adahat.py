@@ -122,6 +122,13 @@ def test_a_task_counts_once_however_often_it_comes(life):
     assert agent.shared.derived["counts"].max() == 1  # the running task is not among the others
 
 
+def test_the_picture_of_a_pass_shows_the_rate(life):
+    agent = play(*life((0, 1), alpha=0.1))
+    other, own = (agent._support(agent.tasks[task]["mask"])[2] for task in (0, 1))
+    found = agent.pictures()["forward and backward pass of layer 2"].values
+    torch.testing.assert_close(found, torch.where(own, torch.where(other, 0.75, 1.0), 0.0))  # r / (1 + r), r = 1
+
+
 def test_protection_grows_with_every_task(life):
     env, agent = life((0, 1, 2, 3))
     held = [agent.capacity()["protection"]]

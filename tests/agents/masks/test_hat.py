@@ -485,6 +485,18 @@ def test_the_picture_of_readers(life):
     found = agent.pictures()["readers of layer 2"].values
     assert torch.equal(found, (second[0].float() + second[1].float()) / 2)
     assert agent.pictures()["readers of layer 1"].values.shape == (12, 6)
+    first = agent.pictures()["first reader of layer 2"].values
+    assert torch.equal(first, torch.where(second[0], 0.5, torch.where(second[1], 1.0, 0.0)))
+
+
+def test_the_picture_of_a_pass(life):
+    """Of the last task: what it does not read is 0, what it reads of another task's 1/2, what it may change 1."""
+    agent = play(*life((0, 1)))
+    masks = [agent.tasks[task]["mask"] for task in (0, 1)]
+    other, own = (mask[12:, None] & mask[:12] for mask in masks)
+    found = agent.pictures()["forward and backward pass of layer 2"].values
+    assert torch.equal(found, torch.where(own, torch.where(other, 0.5, 1.0), 0.0))
+    assert (found == 0.5).any()
 
 
 def test_capacity(life):

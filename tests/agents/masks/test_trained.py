@@ -368,4 +368,8 @@ def test_the_pictures_say_who_reads_what(packnet):
         assert layers[1, number] == (owned > 0).float().mean()
         readers = pictures[f"readers of layer {number + 1}"].values
         assert torch.equal(readers, 0.5 * (owned > 0).float() + 0.5 * (owned == 1).float())
+        first = pictures[f"first reader of layer {number + 1}"].values
+        assert torch.equal(first, torch.where(owned > 0, owned / 2, 0.0))
+        passed = pictures[f"forward and backward pass of layer {number + 1}"].values
+        assert torch.equal(passed, torch.tensor([0.0, 0.5, 1.0])[owned.clamp(min=0).long()])
     assert pictures["overlap"].values[0].tolist() == [1.0, 1.0]
