@@ -65,6 +65,7 @@ for _name, _path in {
     "overlay-hat": "clenv.agents.masks.overlay_hat:OverlayHAT",
     "packnet": "clenv.agents.masks.packnet:PackNet",
     "packnet-grow": "clenv.agents.masks.packnet_grow:PackNetGrow",
+    "pall": "clenv.agents.masks.pall:PALL",
     "piggyback": "clenv.agents.masks.piggyback:Piggyback",
     "reinit-all": "clenv.agents.unlearning.buffered:ReinitAll",
     "reinit-head": "clenv.agents.unlearning.composed:ReinitHead",

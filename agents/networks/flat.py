@@ -169,8 +169,10 @@ class Flat(Sequence[nn.Parameter]):
         return self._room[number]
 
     def restart(self) -> None:
-        """Let the optimiser be as at the begin."""
+        """Let the optimiser be as at the begin, and nothing be left of the last step's gradient, a sum of examples."""
         self.steps.zero_()
+        for scratch in (*self._room, *([] if self._gradient is None else [self._gradient[0]])):
+            scratch.zero_()
         for name, vector in self.vectors.items():
             if name in MOMENTS:
                 vector.zero_()

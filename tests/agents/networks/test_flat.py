@@ -139,3 +139,18 @@ def test_gradients_of_losses_of_many_go_to_their_rows():
         loss = (x[number] @ w1 + b1).square().mean()
         for place, gradient in zip(stack.places, torch.autograd.grad(loss, (w1, b1)), strict=False):
             torch.testing.assert_close(place[number], gradient)
+
+
+def test_a_restart_leaves_nothing_of_the_last_gradient():
+    """With one example the gradient of a first layer is that example, times a number a unit."""
+    training = Training(optimizer="sgd", momentum=0.9)
+    flat = Flat(parameters(), training.rule().moments)
+    x = torch.randn(1, 3, generator=DRAWS)
+    differentiate((x @ flat.trained[0].T).sum(), [flat], unused=True)
+    flat.room(1).copy_(flat.gradient)
+    training.rule().step([flat])
+    assert torch.equal(flat.places[0][0], x[0])
+    values = flat.values.clone()
+    flat.restart()
+    assert not any(each.any() for each in (flat.gradient, flat.room(1), flat.vectors["velocity"], flat.steps))
+    assert torch.equal(flat.values, values)
