@@ -62,6 +62,7 @@ for _name, _path in {
     "lwf": "clenv.agents.regularisation.lwf:LwF",
     "mas": "clenv.agents.regularisation.mas:MAS",
     "meta-mask": "clenv.agents.meta.meta_mask:MetaMask",
+    "newton": "clenv.agents.unlearning.newton:Newton",
     "overlay-hat": "clenv.agents.masks.overlay_hat:OverlayHAT",
     "packnet": "clenv.agents.masks.packnet:PackNet",
     "packnet-grow": "clenv.agents.masks.packnet_grow:PackNetGrow",
@@ -74,6 +75,8 @@ for _name, _path in {
     "supsup": "clenv.agents.masks.supsup:SupSup",
     "subtract": "clenv.agents.unlearning.subtract:Subtract",
     "tfm": "clenv.agents.masks.tfm:TFM",
+    "uncle": "clenv.agents.hypernetworks.uncle:UnCLe",
+    "uniform": "clenv.agents.unlearning.buffered:Uniform",
     "untrained": "clenv.agents.references.untrained:Untrained",
     "wsn": "clenv.agents.masks.wsn:WSN",
 }.items():

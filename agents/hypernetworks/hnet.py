@@ -359,7 +359,7 @@ class HNET(Learner):
         e = torch.stack([self.slots[task]["e"].detach() for task in (*retained, *removed)])
         optimizer = self._eraser()
         goals = self._goals(removed, 0)
-        for step in range(hyper.erasure_steps):
+        for step in range(self.erasure_steps):
             if hyper.erasure == "noise":
                 goals = self._goals(removed, step)
             W = self._hypernetwork.weights(self.theta, e)
@@ -368,6 +368,12 @@ class HNET(Learner):
             set_gradients(self.theta, torch.autograd.grad(loss, self.theta))
             optimizer.step()
         return "approximate: the old embedding is void, but a new one may still reach the tasks"
+
+    @property
+    def erasure_steps(self) -> int:
+        """Steps of the coming request."""
+        steps: int = self._hyper.erasure_steps
+        return steps
 
     def _eraser(self) -> torch.optim.Optimizer:
         """Return a fresh Adam over Theta, without decay, whatever learns."""

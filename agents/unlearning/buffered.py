@@ -1,4 +1,7 @@
-"""Approximate unlearning with a few minibatches of each task: all parameters new, or steps up the loss."""
+"""Approximate unlearning with a few minibatches of each task: all parameters new, up the loss, or towards not knowing.
+
+`Buffered` is what they share; `newton` has one more.
+"""
 
 from __future__ import annotations
 
@@ -149,3 +152,32 @@ class Ascend(Buffered):
         if y.is_floating_point():
             return torch.randn(y.shape, generator=draws).to(y)
         return torch.randint(entry["outputs"], y.shape, generator=draws).to(y.device)
+
+
+class Uniform(Buffered):
+    """Takes steps that pull the answers on the removed tasks to the uniform distribution, each followed by a kept one.
+
+    What PALL's experiments (Özdenizci et al., ICLR 2025) let ER and DER++ do on a request. For regression the answers
+    are pulled to zero.
+    """
+
+    @dataclass(frozen=True)
+    class Hyperparameters(Buffering):
+        """Of `Uniform`."""
+
+    def _serve(self, request: UnlearnRequest, removed: Sequence[Entry], rest: Sequence[Entry]) -> tuple[int, str]:
+        """Unlearn by gradient steps, then drop what the learner keeps for the tasks."""
+        learner = self.inner
+        assert isinstance(learner, Learner)  # for the type checker: `__init__` made sure
+        samples = 0
+        for step in range(self._hyper.steps):
+            entry = removed[step % len(removed)]
+            learner.enter(entry["task"])
+            answers = learner.forward(entry["x"])[:, : entry["outputs"]]
+            regression = entry["y"].is_floating_point()
+            learner.learn(answers.square().mean() if regression else -torch.log_softmax(answers, 1).mean())
+            samples += len(entry["x"])
+            if rest:
+                samples += self._learn(rest[step % len(rest)])
+        self._forget_aids(request)
+        return samples, f"{self._hyper.steps} steps towards uniform answers on the tasks"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 
 import torch
 
@@ -10,6 +11,8 @@ from clenv.env import ContinualEnv
 from clenv.events import UnlearnRequest
 from clenv.rng import torch_generator
 from clenv.settings import Settings
+from clenv.testing.worlds import tiny_tasks
+from clenv.world.requests import RandomRequests
 
 OPTIMIZERS = {
     "sgd": {"optimizer": "sgd", "learning_rate": 0.05},
@@ -54,3 +57,30 @@ def shared(agent):
 
 def all_equal(a, b):
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def random_life(number, cls, options_of):
+    """A stream with random requests and permanence, what an agent became on it, and one on the stream without it.
+
+    Args:
+        number: Seed of everything.
+        cls: The agent's class.
+        options_of: Draws its options, given a generator.
+    """
+    rng = random.Random(number)  # noqa: S311  # not for cryptography
+    policy = RandomRequests(
+        permanence_rate=rng.choice([0.05, 0.2]), unlearn_rate=rng.choice([0.1, 0.25]), max_tasks=2, keep=0
+    )
+    settings = {
+        "alpha": rng.choice([0.3, 0.6]), "round_length": rng.choice([2, 3]), "horizon": rng.choice([24, 40]),
+        "batch_size": 4, "recurrence": rng.choice(["exclude", "relearn"]), "requests": policy,
+    }  # fmt: skip
+    options = options_of(rng)
+    env = ContinualEnv(tiny_tasks(), Settings(**settings))
+    env.reset(seed=number)
+    agent = play(env, cls(env.stream_spec, seed=number, **options))
+    without = env.replay(env.timeline.unlearned_visits)
+    if set(env.timeline.unlearned_visits) >= set(range(len(env.recording().visits))):
+        return env, agent, cls(env.stream_spec, seed=number, **options)
+    without.reset()
+    return env, agent, play(without, cls(without.stream_spec, seed=number, **options))

@@ -1,18 +1,15 @@
 """Overlay HAT: temporary tasks are functions of themselves and of permanent ones; merging keeps what they compute."""
 
-import random
-
 import pytest
 import torch
-from masked_lives import X, all_equal, lives, play, request, shared
+from masked_lives import X, all_equal, lives, play, random_life, request, shared
 
 from clenv.agents.masks.overlay_hat import OverlayHAT
 from clenv.env import ContinualEnv
 from clenv.events import Exactness, Permanence
 from clenv.running.states import difference
 from clenv.settings import Settings
-from clenv.testing.worlds import tiny_tasks
-from clenv.world.requests import RandomRequests, Script, permanent, unlearn
+from clenv.world.requests import Script, permanent, unlearn
 
 
 @pytest.fixture
@@ -34,30 +31,14 @@ def used(agent, task):
 # Exactness
 
 
-def random_life(number, cls):
-    """A stream with random requests and permanence, and what an agent with random options became on it."""
-    rng = random.Random(number)  # noqa: S311  # not for cryptography
-    policy = RandomRequests(
-        permanence_rate=rng.choice([0.05, 0.2]), unlearn_rate=rng.choice([0.1, 0.25]), max_tasks=2, keep=0
-    )
-    settings = {
-        "alpha": rng.choice([0.3, 0.6]), "round_length": rng.choice([2, 3]), "horizon": rng.choice([24, 40]),
-        "batch_size": 4, "recurrence": rng.choice(["exclude", "relearn"]), "requests": policy,
-    }  # fmt: skip
-    options = {
+def options_of(rng):
+    """Random options of the agent."""
+    return {
         "hidden": rng.choice([(8, 6), (12,), (5, 5)]), "period": 3, "learning_rate": 0.01,
         "embedding_learning_rate": rng.choice([0.05, 0.5]), "optimizer": rng.choice(["adam", "sgd"]),
         "weight_decay": rng.choice([0.0, 0.01]), "revisit": rng.choice(["refine", "auto", "regrow"]),
         "reserve": rng.choice([0.0, 0.25]),
     }  # fmt: skip
-    env = ContinualEnv(tiny_tasks(), Settings(**settings))
-    env.reset(seed=number)
-    agent = play(env, cls(env.stream_spec, seed=number, **options))
-    without = env.replay(env.timeline.unlearned_visits)
-    if set(env.timeline.unlearned_visits) >= set(range(len(env.recording().visits))):
-        return env, agent, cls(env.stream_spec, seed=number, **options)
-    without.reset()
-    return env, agent, play(without, cls(without.stream_spec, seed=number, **options))
 
 
 class SeesTemporaryTasks(OverlayHAT):
@@ -76,7 +57,7 @@ class SeesTemporaryTasks(OverlayHAT):
 def test_after_any_requests_the_state_is_that_of_a_run_without_the_tasks():
     requests = merged = 0
     for number in range(60):
-        env, agent, reference = random_life(number, OverlayHAT)
+        env, agent, reference = random_life(number, OverlayHAT, options_of)
         assert difference(agent.state_dict(), reference.state_dict()) is None, number
         assert {receipt.level for _, receipt in env.receipts} <= {Exactness.EXACT}
         requests += len(env.receipts)
@@ -87,7 +68,7 @@ def test_after_any_requests_the_state_is_that_of_a_run_without_the_tasks():
 
 @pytest.mark.filterwarnings("ignore::clenv.ClenvWarning")
 def test_it_would_not_be_if_temporary_tasks_were_seen():
-    lived = [random_life(number, SeesTemporaryTasks)[1:] for number in range(20)]
+    lived = [random_life(number, SeesTemporaryTasks, options_of)[1:] for number in range(20)]
     assert any(difference(agent.state_dict(), other.state_dict()) is not None for agent, other in lived)
 
 

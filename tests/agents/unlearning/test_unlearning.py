@@ -10,7 +10,17 @@ from clenv.evaluation.distances import feature_distances, gap_closed, parameter_
 from clenv.testing.check import difference
 
 HIDDEN = ("hidden=(10,)",)
-STRATEGIES = ("do-nothing", "retrain", "checkpoint-replay", "subtract", "reinit-head", "reinit-all", "ascend")
+STRATEGIES = (
+    "do-nothing",
+    "retrain",
+    "checkpoint-replay",
+    "subtract",
+    "reinit-head",
+    "reinit-all",
+    "ascend",
+    "uniform",
+    "newton",
+)
 
 
 def environment(make_tasks, schedule=(0, 1, 2, 0), requests=(), **settings):
@@ -185,6 +195,24 @@ def test_ascending_makes_a_task_bad_and_keeps_the_others(make_tasks, towards):
     rise = [after - before for after, before in zip(accuracy["ascend"], accuracy["finetune"], strict=True)]
     assert rise[0] > 0.02 or towards == "random"
     assert rise[0] > rise[1]
+
+
+def test_pulling_to_uniform_answers_makes_them_uniform_and_keeps_the_others(make_tasks):
+    tasks = []
+    for task in make_tasks():
+        splits = [clenv.Split(split.x, split.x[:, :3].argmax(1)) for split in (task.train, task.test)]
+        tasks.append(clenv.Task(task.id, *splits))
+    entropies = {}
+    for name in ("do-nothing", "uniform"):
+        requests = clenv.Script((clenv.unlearn(0, step=119),))
+        settings = clenv.Settings(schedule=(0, 1), round_length=60, batch_size=8, paradigm="domain", requests=requests)
+        env = clenv.ContinualEnv(tasks, settings)
+        agent = play(env, name, options=("learning_rate=0.01",), **({"steps": 60} if name == "uniform" else {}))
+        p = [torch.softmax(agent.predict(task.train.x[:], None)[:, :3], 1) for task in tasks[:2]]
+        entropies[name] = [-(each * each.clamp(min=1e-9).log()).sum(1).mean().item() for each in p]
+    before, after = entropies["do-nothing"], entropies["uniform"]
+    assert after[0] > before[0] + 0.1
+    assert after[0] - before[0] > 1.3 * (after[1] - before[1])
 
 
 def test_learners_and_their_options(make_tasks):
