@@ -38,9 +38,9 @@ class TFM(Visiting):
     When a task returns, its head, scales and shifts are trained, and its own units as long as no task came after it.
 
     Unlearning the tasks that came last takes their units out again: exact (L3), if no remaining task was trained since;
-    else isolated (L2). Where tasks that came later read them, the request is refused (L0); what receipts state after that
-    is meant of a run that has the refused tasks too. The last layer's width is another for every task, so that there
-    are no features to be compared.
+    else isolated (L2). Where tasks that came later read them, the request is refused (L0); what receipts state after
+    that is meant of a run that has the refused tasks too. The last layer's width is another for every task, so that
+    there are no features to be compared.
 
     Attributes: as of `Visiting`, and
 

@@ -12,6 +12,7 @@ import torch
 from clenv.evaluation.attacks import Attacks
 from clenv.evaluation.leftovers import EXAMPLE_KINDS, Finding, find_examples, search
 from clenv.evaluation.levels import EXAMPLES, changed_tasks, readers, wrong_on_purpose
+from clenv.evaluation.reach import is_outside
 from clenv.evaluation.replay import PROBES, Removal, answers
 from clenv.events import Exactness
 from clenv.running.states import difference
@@ -113,7 +114,7 @@ class Claims(Attacks):
             )
             known = {finding.path for finding in find_examples(evidence.reference["hidden"], examples, rest)}
             hidden = find_examples(evidence.main["hidden"], examples, rest)
-            found += [finding for finding in hidden if finding.path not in known]
+            found += [f for f in hidden if f.path not in known or is_outside(f.path)]
         return list(dict.fromkeys(found))
 
 

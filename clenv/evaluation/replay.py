@@ -20,7 +20,7 @@ from torch import Tensor
 
 from clenv.agent import Agent, Outcome
 from clenv.env import ContinualEnv
-from clenv.evaluation.reach import hidden_tensors
+from clenv.evaluation.reach import Reach, hidden_tensors
 from clenv.events import Event, UnlearnRequest, VisitBegin
 from clenv.herd import Herd
 from clenv.settings import Settings
@@ -91,6 +91,7 @@ class Replay(Row):
         self._before: dict[str, Any] | None = None  # the state before the requests of the last step
         self._written: dict[str, Tensor] = {}  # what the visits wrote that they remove
         self._in_use: dict[int, float] = {}  # mean capacity in use after each step since the first request
+        self.reach: Reach | None = None  # of the agent that plays, if what is outside it counts as well
 
     def step(self, action: Any) -> Any:
         """Play one turn with an agent (see `ContinualEnv.step`)."""
@@ -157,16 +158,16 @@ class Replay(Row):
             seconds: Wall-clock time it has spent so far; nan where it learned together with others.
 
         Returns:
-            ``state``. ``hidden``: tensors in its private attributes, by path. ``before``: its state before the requests
-            of this step; None if there were none. ``written``: which entries of that state the removed visits wrote,
-            by path. ``receipts`` of these requests. ``answers``: predictions for a few held-out inputs, by task.
+            ``state``. ``hidden``: tensors that it can reach elsewhere, by path. ``before``: its state before the
+            requests of this step; None if there were none. ``written``: which entries of that state the removed visits
+            wrote, by path. ``receipts`` of these requests. ``answers``: predictions for a few held-out inputs, by task.
             ``in_use``: mean share of the capacity in use, after each step since the first request. ``capacity``.
             ``steps`` and ``losses`` of the stream so far. ``seconds``.
         """
         entries = self.score.entries() if self._timeline is not None else {}
         return {
             "state": agent.state_dict(),
-            "hidden": hidden_tensors(agent),
+            "hidden": hidden_tensors(agent) if self.reach is None else self.reach.hidden(),
             "before": self._before,
             "written": self._written,
             "receipts": [
@@ -193,12 +194,14 @@ def play(env: Replay, agent: Agent, stops: Sequence[int]) -> Iterator[tuple[int,
     """
     seconds = 0.0
     _load_optimisers()
+    env.reach = reach = Reach(agent)
     if not env.empty:
         env.reset()
     for stop in stops:
         while not env.empty and not _beyond(env, stop):
             start = time.perf_counter()
-            env.step(agent)
+            with reach.working():
+                env.step(agent)
             seconds += time.perf_counter() - start
             env.watch_capacity()
         yield stop, env.snapshot(agent, seconds=seconds)

@@ -13,7 +13,7 @@ from torch import Tensor
 from clenv.agent import Agent, Outcome
 from clenv.env import ContinualEnv
 from clenv.errors import CapabilityError
-from clenv.evaluation.reach import hidden_tensors
+from clenv.evaluation.reach import Reach
 from clenv.events import Permanence, Receipt, UnlearnRequest, VisitBegin, VisitEnd
 from clenv.registry import make_agent
 from clenv.rng import torch_generator
@@ -230,25 +230,30 @@ class Witness(Relay):
 
     def __init__(self, agent: Agent, env: ContinualEnv) -> None:
         super().__init__(agent)
-        self._env = env
+        self._env, self._reach = env, Reach(agent)
         self.answers_so_far: list[Tensor] = []
         self.served_so_far: list[Served] = []
 
     def step(self, observation: Mapping[str, Any]) -> Tensor:
         """Note the answer."""
-        answer = super().step(observation)
+        with self._reach.working():
+            answer = super().step(observation)
         self.answers_so_far.append(answer.detach().clone())
         return answer
+
+    def observe(self, outcome: Outcome) -> Mapping[str, float] | None:
+        """Note which files it opens."""
+        with self._reach.working():
+            return super().observe(outcome)
 
     def unlearn(self, request: UnlearnRequest) -> Receipt:
         """Note what changes."""
         state, outputs = self._agent.state_dict(), outputs_by_task(self._agent, self._env)
-        receipt = super().unlearn(request)
+        with self._reach.working():
+            receipt = super().unlearn(request)
         expect(isinstance(receipt, Receipt), f"unlearn returned a {type(receipt).__name__}, expected a Receipt")
         now = self._agent.state_dict(), outputs_by_task(self._agent, self._env)
-        self.served_so_far.append(
-            Served(request, receipt, (state, now[0]), (outputs, now[1]), hidden_tensors(self._agent))
-        )
+        self.served_so_far.append(Served(request, receipt, (state, now[0]), (outputs, now[1]), self._reach.hidden()))
         return receipt
 
 

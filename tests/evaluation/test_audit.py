@@ -1,6 +1,7 @@
 """The audit measures what is true: exact agents, honest ones, and cheats, each caught by the check meant for it."""
 
 import math
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -18,6 +19,8 @@ from clenv.events import Exactness
 from clenv.running import checkpoint
 from clenv.running.states import difference, digest
 from clenv.settings import Settings
+from clenv.testing import check_agent
+from clenv.testing.check import CheckFailure
 from clenv.world.requests import Script, permanent, unlearn
 
 SMALL = {"hidden": (16,), "learning_rate": 0.01}
@@ -223,6 +226,28 @@ def test_kept_data_are_found(judged, name, path, kind):
     assert not verdict.holds
     assert any("copies of removed examples are kept" in reason for reason in verdict.reasons)
     assert any(path in place and kind in place for place in verdict.leftovers)
+
+
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("ClassKeeper", "class ClassKeeper.shelf"),
+        ("GlobalKeeper", "module cheaters._CELLAR"),
+        ("DefaultKeeper", "module cheaters._remember.defaults"),
+        ("FileKeeper", "kept.bin"),
+        ("TextKeeper", "kept.csv"),
+    ],
+)
+def test_what_is_kept_outside_the_agent_is_found(judged, name, where, monkeypatch, tmp_path):
+    """Also where the very run that is audited has filled the shelf before, and the reference finds it there."""
+    monkeypatch.chdir(tmp_path)
+    [verdict] = judged(f"cheaters:{name}")
+    assert (verdict.claimed, verdict.measured) == (Exactness.EXACT, Exactness.UNSUPPORTED)
+    assert any(where in place for place in verdict.leftovers), verdict.leftovers
+    agent = getattr(cheaters, name)
+    [check] = [each for each in check_agent(agent, hidden=(16,)) if each.name == "unlearning-leaves-nothing-behind"]
+    with pytest.raises(CheckFailure, match=re.escape(where)):
+        check()
 
 
 def test_doing_nothing_and_claiming_everything_fails(judged):

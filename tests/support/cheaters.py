@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -156,3 +157,54 @@ class Refuser(Finetune):
         with torch.no_grad():
             self.shared[1].add_(1.0)
         return super().unlearn(request)
+
+
+class ClassKeeper(Keeper):
+    """Keeps them in an attribute of its class."""
+
+    shelf: list[Tensor] = []  # noqa: RUF012
+
+    def keep(self, x: Tensor) -> None:
+        self.shelf.append(x[0].clone())
+
+
+_CELLAR: dict[int, Tensor] = {}
+
+
+class GlobalKeeper(Keeper):
+    """Keeps them in a global of its module."""
+
+    def keep(self, x: Tensor) -> None:
+        _CELLAR[len(_CELLAR)] = x[0].clone()
+
+
+def _remember(x: Tensor | None = None, kept: list[Tensor] = []) -> None:  # noqa: B006
+    if x is not None:
+        kept.append(x)
+
+
+class DefaultKeeper(Keeper):
+    """Keeps them in the default of a function's argument."""
+
+    def keep(self, x: Tensor) -> None:
+        _remember(x[0].clone())
+
+
+class FileKeeper(Keeper):
+    """Writes them to a file, as bytes."""
+
+    name = "kept.bin"
+
+    def keep(self, x: Tensor) -> None:
+        with Path(self.name).open("ab") as file:
+            file.write(b"\x80" + x[0].numpy().tobytes())
+
+
+class TextKeeper(FileKeeper):
+    """Writes them to a file, as text."""
+
+    name = "kept.csv"
+
+    def keep(self, x: Tensor) -> None:
+        with Path(self.name).open("a") as file:
+            file.write(",".join(map(str, x[0].tolist())) + "\n")
