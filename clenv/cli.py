@@ -269,7 +269,7 @@ def _play(records: Records, folder: Path) -> int:
 
 def _audit(
     folder: tyro.conf.Positional[str],
-    at: Literal["each", "end"] = "each",
+    at: Literal["each", "end", "every-visit"] = "each",
     mask: Literal["own", "all-ones", "mean-live"] = "own",
     processes: int | None = None,
     cache: str | None = None,
@@ -281,7 +281,8 @@ def _audit(
 
     Args:
         folder: The folder of the run.
-        at: Judge each request by the agent right after it, or all of them together at the end of the stream.
+        at: Judge each request by the agent right after it; or all of them together at the end of the stream; or each,
+            and look at every visit's end whether what was removed comes back, and what happens to the rest.
         mask: Read features through the mask each task had, through none, or as the mean over those that remain.
         processes: How many processes train counterfactual agents; 1: this one; None: 2, or this one after a short run,
             as a process takes longer to start than it saves.

@@ -68,8 +68,9 @@ class EvaluationOptions:
 class AuditOptions:
     """Whether and how claims of unlearning are audited once a run is over, as in `clenv.audit`."""
 
-    at: Literal["never", "each", "end"] = "never"
-    """Judge each request by the agent right after it, or all of them together at the end of the stream."""
+    at: Literal["never", "each", "end", "every-visit"] = "never"
+    """Judge each request by the agent right after it; or all of them together at the end of the stream; or each, and
+    look at every visit's end too."""
     mask: FeatureMask = "own"
     """Through which mask the features of mask-based agents are read."""
     agents: Annotated[tuple[str, ...], MinLen(1)] | None = None

@@ -10,6 +10,7 @@ from clenv.bench.cards import legend_of, place_of
 from clenv.bench.gather import Run
 from clenv.bench.groups import Group
 from clenv.bench.words import number
+from clenv.evaluation.page import course_page
 from clenv.evaluation.page import page as verdict_page
 from clenv.evaluation.verdict import Verdict
 from clenv.running.table import size
@@ -18,6 +19,26 @@ from clenv.running.table import size
 def verdict_rows(run: Run, order: Mapping[str, int]) -> list[dict[str, Any]]:
     """Return a row a verdict of a run."""
     return [{**place_of(run, order), **_verdict(verdict)} for verdict in run.audit or ()]
+
+
+def course_rows(run: Run, order: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return a row for a run that was looked at over the whole stream."""
+    course = None if run.audit is None else run.audit.course
+    if course is None:
+        return []
+    relapses = [course.relapse(task) for task in course.tasks()]
+    eroded = [value for _, value, _ in course.erosion() if not math.isnan(value)]
+    return [
+        {
+            **place_of(run, order),
+            "relapse": number(max((most for most, _ in relapses), default=math.nan)),
+            "last": number(max((last for _, last in relapses), default=math.nan)),
+            "reversal": number(max(map(course.reversal, course.tasks()), default=math.nan)),
+            "erosion": number(min(eroded, default=math.nan)),
+            "ruins": course.ruins,
+            "page": course_page(course),
+        }
+    ]
 
 
 def _verdict(verdict: Verdict) -> dict[str, Any]:

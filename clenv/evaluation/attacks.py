@@ -19,7 +19,8 @@ from clenv.evaluation.membership import (
     retained_head,
 )
 from clenv.evaluation.relearning import Relearning, compare_relearning, fresh_visit
-from clenv.evaluation.verdict import Membership, Trio
+from clenv.evaluation.trio import Trio
+from clenv.evaluation.verdict import Membership
 
 _TEST = 1000  # held-out inputs of each task that are measured
 _LINEAR = 0.999  # share of the answers' variance that a kept head must explain

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import gymnasium
 import torch
@@ -16,6 +18,8 @@ from clenv.env import ContinualEnv
 from clenv.errors import ClenvError, ClenvWarning, SettingsError
 from clenv.evaluation.case import Evidence
 from clenv.evaluation.counterfactual import Counterfactual, MakeAgent, Trainer
+from clenv.evaluation.course import Course
+from clenv.evaluation.glance import Glance
 from clenv.evaluation.hearing import Hearing
 from clenv.evaluation.masks import FeatureMask
 from clenv.evaluation.replay import Removal, Replay, gone_by, removals
@@ -23,13 +27,16 @@ from clenv.evaluation.verdict import Audit
 from clenv.running.folder import Folder, warn_about_versions
 from clenv.running.states import difference
 
+At = Literal["each", "end", "every-visit"]
+_LOOKS = 40  # ends of visits at which the agent is looked at, at most
+
 
 def audit(
     env: gymnasium.Env[Any, Any],
     agent: Agent,
     make_agent: MakeAgent | None = None,
     *,
-    at: Literal["each", "end"] = "each",
+    at: At = "each",
     mask: FeatureMask = "own",
     processes: int = 1,
     cache: str | Path | None = None,
@@ -46,7 +53,8 @@ def audit(
         agent: The agent that played it.
         make_agent: Makes a fresh agent with the seed of ``agent``: ``make_agent(env)``; if it takes a ``seed``, others
             as well, for distances between seeds. None: another agent of the same class, hyperparameters and seed.
-        at: Judge each request by the agent right after it, or all of them together at the end of the stream.
+        at: Judge each request by the agent right after it; or all of them together at the end of the stream; or each,
+            and look at the agent at every visit's end and every request after the first one as well: `Audit.course`.
         mask: Read the features of mask-based agents through the mask of each task, kept from before its removal
             (``own``), through no mask (``all-ones``), or as the mean over the masks that remain (``mean-live``).
         processes: How many processes train; 1: this one.
@@ -73,13 +81,13 @@ def audit(
     plan = _Plan(world, trainer, asked, at, mask)
     trainer.train(plan.wanted, progress=progress)
     plan.compare_with(agent)
-    return Audit([hearing.verdict() for hearing in plan.hearings()])
+    return Audit([hearing.verdict() for hearing in plan.hearings()], plan.course())
 
 
 def audit_folder(
     folder: str | Path,
     *,
-    at: Literal["each", "end"] = "each",
+    at: At = "each",
     mask: FeatureMask = "own",
     processes: int = 1,
     cache: str | Path | None = None,
@@ -112,8 +120,8 @@ def _world(env: gymnasium.Env[Any, Any], at: str, processes: int) -> ContinualEn
     world = env.unwrapped
     if not isinstance(world, ContinualEnv):
         raise SettingsError(f"audit needs a clenv environment, not {type(world).__name__}")
-    if at not in {"each", "end"}:
-        raise SettingsError(f"at={at!r}: expected 'each' or 'end'")
+    if at not in get_args(At):
+        raise SettingsError(f"at={at!r}: expected one of {', '.join(map(repr, get_args(At)))}")
     if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
         raise SettingsError(f"processes={processes!r}: expected a whole number >= 1")
     if world.score.diverged is not None:
@@ -132,21 +140,35 @@ class _Plan:
         self._env, self._trainer, self._asked, self._mask = env, trainer, asked, mask
         last = env.recording().visits[-1]
         self._last = last.first_step + last.steps - 1
-        together = [(one.step, (one,)) for one in asked] if at == "each" else [(self._last, tuple(asked))]
-        self._cases = together
-        self._main = Counterfactual(tuple(sorted({one.step for one in asked} | {self._last})), requests=True)
-        self._full = Counterfactual(tuple(sorted({stop for stop, _ in together} | {self._last})))
+        alone = [(one.step, (one,)) for one in asked]
+        self._cases = [(self._last, tuple(asked))] if at == "end" else alone
+        self._looks = self._steps_to_look_at() if at == "every-visit" else []
+        cases, looks = [stop for stop, _ in self._cases], self._looks
+        self._main = Counterfactual(tuple(sorted({one.step for one in asked} | {self._last, *looks})), requests=True)
+        self._full = Counterfactual(tuple(sorted({*cases, *looks, self._last})))
+        self._stops: dict[frozenset[int], list[int]] = {}  # of references, by the visits that they lack
+        for stop in sorted({*cases, *looks}):
+            self._stops.setdefault(gone_by(env.recording(), stop), []).append(stop)
+
+    def _steps_to_look_at(self) -> list[int]:
+        """Return the steps of requests, and of visits' ends after the first of them, thinned out if these are many."""
+        requests = {one.step for one in self._asked}
+        visits = [visit for visit in self._env.recording().visits if visit.first_step >= 0]
+        ends = sorted({visit.first_step + visit.steps - 1 for visit in visits} - requests)
+        ends = [step for step in ends if step > min(requests)]
+        every = -(-len(ends) // _LOOKS) if ends else 1
+        return sorted({*requests, *ends[::-1][::every]})
 
     @property
     def wanted(self) -> list[Counterfactual]:
         """All that must be trained."""
-        seeds = (False, True) if self._trainer.other_seeds else (False,)
-        references = [self._reference(number, other) for number in range(len(self._cases)) for other in seeds]
-        return [self._main, self._full, *references]
+        references = [Counterfactual(tuple(stops), gone) for gone, stops in self._stops.items()]
+        others = [self._reference(stop, other_seed=True) for stop, _ in self._cases if self._trainer.other_seeds]
+        return [self._main, self._full, *references, *others]
 
-    def _reference(self, case: int, other_seed: bool = False) -> Counterfactual:
-        stop, _ = self._cases[case]
-        return Counterfactual((stop,), gone_by(self._env.recording(), stop), other_seed=other_seed)
+    def _reference(self, stop: int, *, other_seed: bool = False) -> Counterfactual:
+        gone = gone_by(self._env.recording(), stop)
+        return Counterfactual((stop,) if other_seed else tuple(self._stops[gone]), gone, other_seed=other_seed)
 
     def compare_with(self, agent: Agent) -> None:
         """Warn if the run, played again, does not end in the agent that was handed in."""
@@ -163,29 +185,45 @@ class _Plan:
 
     def hearings(self) -> Iterator[Hearing]:
         """Yield what the verdicts are drawn from."""
-        world, at = Replay(self._env.scenario, self._env.settings, self._env.recording()), self._trainer.at
-        world.reset()
         overhead = self._trainer.overhead()
-        for number, (stop, requests) in enumerate(self._cases):
-            yield Hearing(
-                Evidence(
-                    env=world,
-                    fresh=self._trainer.fresh,
-                    stop=stop,
-                    mask=self._mask,
-                    requests=requests,
-                    before={
-                        task: at(self._main, one.step)["before"]
-                        for one in self._asked
-                        if one.step <= stop
-                        for task in one.tasks
-                    },
-                    main=at(self._main, stop),
-                    reference=at(self._reference(number), stop),
-                    full=at(self._full, stop),
-                    other=at(self._reference(number, True), stop) if self._trainer.other_seeds else None,
-                    served=tuple(at(self._main, request.step) for request in requests),
-                    ends=(at(self._main, self._last), at(self._full, self._last)),
-                    overhead=overhead,
-                )
-            )
+        for stop, requests in self._cases:
+            yield Hearing(self._evidence(stop, requests, overhead))
+
+    def course(self) -> Course | None:
+        """Return what is seen over the whole stream; None if it is not looked at."""
+        if not self._looks:
+            return None
+        requests = {one.step for one in self._asked}
+        evidence = (self._evidence(stop, tuple(one for one in self._asked if one.step <= stop)) for stop in self._looks)
+        return Course(tuple(Glance(each).look(asked=each.stop in requests) for each in evidence))
+
+    @cached_property
+    def _world(self) -> Replay:
+        world = Replay(self._env.scenario, self._env.settings, self._env.recording())
+        world.reset()
+        return world
+
+    def _evidence(self, stop: int, requests: tuple[Removal, ...], overhead: float = math.nan) -> Evidence:
+        """Return what there is on the agent at a stop; the reference of another seed where requests are judged."""
+        at, judged = self._trainer.at, any(stop == case for case, _ in self._cases)
+        other = self._reference(stop, other_seed=True) if judged and self._trainer.other_seeds else None
+        return Evidence(
+            env=self._world,
+            fresh=self._trainer.fresh,
+            stop=stop,
+            mask=self._mask,
+            requests=requests,
+            before={
+                task: at(self._main, one.step)["before"]
+                for one in self._asked
+                if one.step <= stop
+                for task in one.tasks
+            },
+            main=at(self._main, stop),
+            reference=at(self._reference(stop), stop),
+            full=at(self._full, stop),
+            other=None if other is None else at(other, stop),
+            served=tuple(at(self._main, request.step) for request in requests),
+            ends=(at(self._main, self._last), at(self._full, self._last)),
+            overhead=overhead,
+        )

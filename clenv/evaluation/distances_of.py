@@ -11,7 +11,8 @@ from torch import Tensor
 from clenv.agent import Agent
 from clenv.evaluation.case import Case, mean_of
 from clenv.evaluation.distances import feature_distances, jensen_shannon, parameter_distance
-from clenv.evaluation.verdict import Gap, Trio
+from clenv.evaluation.trio import Trio
+from clenv.evaluation.verdict import Gap
 
 _TEST = 1000  # held-out inputs of each task that are measured
 _KEPT = 200  # of these, whose answers are kept with the verdict

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clenv.evaluation.verdict import Audit, Capacity, Cost, Gap, Trio, Verdict
+from clenv.evaluation.course import Course
+from clenv.evaluation.trio import Trio
+from clenv.evaluation.verdict import Audit, Capacity, Cost, Gap, Verdict
 from clenv.running.checkpoint import write_atomically
 from clenv.running.table import size, table
 
@@ -146,7 +148,25 @@ def overview(audit: Audit) -> str:
         ]
         for verdict in audit
     ]
-    return table([head, *rows]) + _LEGEND
+    return table([head, *rows]) + _LEGEND + ("" if audit.course is None else f"\n{course_page(audit.course)}")
+
+
+def course_page(course: Course) -> str:
+    """Return what was seen over the whole stream, as text."""
+    tasks = [
+        [task, *(_number(value) for value in course.relapse(task)), _number(course.reversal(task))]
+        for task in course.tasks()
+    ]
+    counts = [[str(count), *map(_number, differences)] for count, *differences in course.erosion()]
+    verdict = "it ruins what it keeps" if course.ruins else "it keeps what remains"
+    return (
+        "Over the whole stream\n"
+        + table([["removed task", "relapse: largest", "last", "reversal"], *tasks])
+        + "\n"
+        + table([["tasks removed", "accuracy on the rest, minus the reference's", "minus never asked"], *counts])
+        + f"\nErosion: {verdict}. Relapse: rise, since its removal, of a task's accuracy above that of an agent that\n"
+        "never saw it, through the head that an attacker kept. Reversal: its largest rise by a later request.\n"
+    )
 
 
 # Pictures
@@ -207,6 +227,32 @@ def _draw_attacks(verdict: Verdict, axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def draw_course(course: Course, path: Path) -> None:
+    """Draw what was seen over the whole stream, and save the picture atomically."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    removed, rest = figure.subplots(1, 2)
+    for number, task in enumerate(course.tasks()):
+        removed.plot(*zip(*course.of(task), strict=True), marker=".", color=f"C{number}", label=task)
+    removed.axhline(0, color="grey", linewidth=1)
+    removed.set_title("removed tasks: accuracy minus the reference's")
+    steps = [look.step for look in course.looks]
+    for name, label in {"main": "agent", "reference": "never saw it", "full": "never asked"}.items():
+        rest.plot(steps, [getattr(look.remaining, name) for look in course.looks], marker=".", label=label)
+    rest.set_title("tasks that remain: accuracy")
+    for axes in (removed, rest):
+        for look in course.looks:
+            if look.asked:
+                axes.axvline(look.step, color="grey", linewidth=1, linestyle=":")
+        axes.set_xlabel("step; dotted: requests")
+        axes.legend(fontsize="small")
+        axes.spines[["top", "right"]].set_visible(False)
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
+
+
 def save(audit: Audit, folder: Path) -> list[Path]:
     """Write ``audit.json`` into a run's folder, and a picture of each verdict into its folder ``audit``.
 
@@ -219,5 +265,8 @@ def save(audit: Audit, folder: Path) -> list[Path]:
     for verdict in audit:
         pictures.append(place / f"step-{verdict.step}.png")
         draw(verdict, pictures[-1])
+    if audit.course is not None:
+        pictures.append(place / "course.png")
+        draw_course(audit.course, pictures[-1])
     audit.save(folder / "audit.json")
     return pictures

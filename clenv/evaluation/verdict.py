@@ -12,8 +12,10 @@ from typing import Any, Literal, overload
 from torch import Tensor
 
 from clenv.errors import CheckpointError
+from clenv.evaluation.course import Course
 from clenv.evaluation.distances import gap_closed
 from clenv.evaluation.relearning import Relearning
+from clenv.evaluation.trio import Trio
 from clenv.events import Exactness
 from clenv.running import checkpoint
 from clenv.running.checkpoint import finite, write_atomically
@@ -41,21 +43,6 @@ class Gap:
     def closed(self) -> float:
         """Share of the gap that unlearning closed: ``1 - main / nothing``; nan if there was none."""
         return gap_closed(self.main, self.nothing)
-
-
-@dataclass(frozen=True)
-class Trio:
-    """One figure of three agents; nan where it is undefined.
-
-    Attributes:
-        main: Of the agent that unlearned.
-        reference: Of the agent that never saw the removed visits.
-        full: Of the agent that saw everything and was never asked.
-    """
-
-    main: float
-    reference: float
-    full: float
 
 
 @dataclass(frozen=True)
@@ -236,10 +223,12 @@ class Audit(Sequence[Verdict]):
 
     Args:
         verdicts: One a request.
+        course: What was seen over the whole stream; None: it was not looked at.
     """
 
-    def __init__(self, verdicts: Sequence[Verdict]) -> None:
+    def __init__(self, verdicts: Sequence[Verdict], course: Course | None = None) -> None:
         self._verdicts = tuple(verdicts)
+        self.course = course
 
     @property
     def holds(self) -> bool:
@@ -263,6 +252,8 @@ class Audit(Sequence[Verdict]):
         """Write the verdicts as JSON, atomically, and before that their answers beside it, into a file ``.pt``."""
         checkpoint.save(Path(path).with_suffix(".pt"), {"answers": [dict(verdict.answers) for verdict in self]})
         content = {"format": FORMAT, "holds": self.holds, "verdicts": [verdict.to_plain() for verdict in self]}
+        if self.course is not None:
+            content["course"] = self.course.to_plain()
         text = json.dumps(content, indent=2, allow_nan=False) + "\n"
         write_atomically(Path(path), lambda file: file.write_text(text))
 
@@ -280,7 +271,8 @@ class Audit(Sequence[Verdict]):
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise CheckpointError(f"{path} was not written by this version of clenv: expected format {FORMAT!r}")
         answers = checkpoint.load(Path(path).with_suffix(".pt"))["answers"]
-        return cls([Verdict.from_plain(*pair) for pair in zip(content["verdicts"], answers, strict=True)])
+        course = Course.from_plain(content["course"]) if "course" in content else None
+        return cls([Verdict.from_plain(*pair) for pair in zip(content["verdicts"], answers, strict=True)], course)
 
 
 def _attack(plain: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ import torch
 
 from clenv.errors import CheckpointError
 from clenv.evaluation.relearning import Relearning
-from clenv.evaluation.verdict import Audit, Capacity, Cost, Gap, Membership, Trio, Verdict
+from clenv.evaluation.trio import Trio
+from clenv.evaluation.verdict import Audit, Capacity, Cost, Gap, Membership, Verdict
 from clenv.events import Exactness
 
 
