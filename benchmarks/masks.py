@@ -7,7 +7,7 @@ use for good; bytes a task beyond one network and its optimiser; and the time of
 interleaved. Then requests at visits' ends, with permanence: the levels that receipts state, accuracy on what remains;
 how often SupSup finds the task of some inputs; and the bytes of AmnesiacHAT's traces.
 
-``python benchmarks/masks.py [SEEDS]``: three, about ten minutes; one is enough to look at.
+``python benchmarks/masks.py [SEEDS]``: three, about fifteen minutes; one is enough to look at.
 """
 
 from __future__ import annotations
@@ -31,15 +31,19 @@ AGENTS = (
     "independent",
     "hat",
     "adahat",
+    "fg-adahat",
     "amnesiac-hat",
     "overlay-hat",
     "packnet",
+    "packnet-grow",
     "wsn",
+    "pall",
     "apd",
     "tfm",
     "piggyback",
     "ksm",
     "supsup",
+    "ctr",
 )
 ASKED: tuple[tuple[str, dict[str, Any]], ...] = (
     ("hat", {}),
@@ -49,6 +53,9 @@ ASKED: tuple[tuple[str, dict[str, Any]], ...] = (
     ("overlay-hat", {"reserve": 0.0}),
     ("packnet", {}),
     ("wsn", {}),
+    ("pall", {}),
+    ("pall", {"exact": True}),
+    ("ctr", {}),
     ("tfm", {}),
     ("piggyback", {}),
     ("independent", {}),

@@ -425,7 +425,7 @@ def test_another_agent_than_the_one_that_played_is_noticed(cache):
 
 def test_bad_input_is_refused(cache):
     env, agent = lived("finetune")
-    with pytest.raises(SettingsError, match="at='now': expected 'each' or 'end'"):
+    with pytest.raises(SettingsError, match="at='now': expected one of 'each', 'end', 'every-visit'"):
         clenv.audit(env, agent, at="now", cache=cache)
     with pytest.raises(SettingsError, match="processes=0"):
         clenv.audit(env, agent, processes=0, cache=cache)
