@@ -12,13 +12,17 @@ endif
 endif
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PINS)
 
-.PHONY: demo test lint
+.PHONY: demo test lint docs
 
 demo: .venv/.installed
 	$(BIN)/clenv bench demo
 
 test: .venv/.installed
 	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup $(ARGS)
+
+docs: .venv/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "The documentation is in site/index.html."
 
 lint: .venv/.installed
 	$(BIN)/ruff check .
