@@ -271,6 +271,8 @@ def _audit(
     folder: tyro.conf.Positional[str],
     at: Literal["each", "end", "every-visit"] = "each",
     mask: Literal["own", "all-ones", "mean-live"] = "own",
+    attack: Literal["none", "ulira"] = "none",
+    shadows: int = 16,
     processes: int | None = None,
     cache: str | None = None,
     progress: bool = True,
@@ -284,6 +286,9 @@ def _audit(
         at: Judge each request by the agent right after it; or all of them together at the end of the stream; or each,
             and look at every visit's end whether what was removed comes back, and what happens to the rest.
         mask: Read features through the mask each task had, through none, or as the mean over those that remain.
+        attack: An attack that needs many runs: likelihood ratios of single examples (ulira). What it will cost is said
+            before it begins; it goes on where it was stopped.
+        shadows: Runs of other seeds of either kind, for that; 64 for publication.
         processes: How many processes train counterfactual agents; 1: this one; None: 2, or this one after a short run,
             as a process takes longer to start than it saves.
         cache: Folder where those are kept, for later audits too; None: .counterfactuals beside the run's folder.
@@ -292,9 +297,21 @@ def _audit(
     from clenv.evaluation.audit import audit_folder
     from clenv.evaluation.page import overview, page, save
 
+    seconds = read(Path(folder))["seconds"]
     if processes is None:
-        processes = 2 if read(Path(folder))["seconds"] > _LONG else 1
-    found = audit_folder(folder, at=at, mask=mask, processes=processes, cache=cache, progress=progress)
+        processes = 2 if seconds > _LONG or attack != "none" else 1
+    if attack != "none":
+        say(f"{2 * shadows} runs for each request, about {2 * shadows * seconds / processes:.0f} s a request at most\n")
+    found = audit_folder(
+        folder,
+        at=at,
+        mask=mask,
+        attack=attack,
+        shadows=shadows,
+        processes=processes,
+        cache=cache,
+        progress=progress,
+    )
     if not len(found):
         say(f"nothing was unlearned in the run in {folder}: there is nothing to audit\n")
         return 0

@@ -23,11 +23,15 @@ from clenv.evaluation.glance import Glance
 from clenv.evaluation.hearing import Hearing
 from clenv.evaluation.masks import FeatureMask
 from clenv.evaluation.replay import Removal, Replay, gone_by, removals
+from clenv.evaluation.shadows import Shadowed
+from clenv.evaluation.ulira import Likelihood
 from clenv.evaluation.verdict import Audit
 from clenv.running.folder import Folder, warn_about_versions
 from clenv.running.states import difference
 
 At = Literal["each", "end", "every-visit"]
+Attack = Literal["none", "ulira"]
+_LEAST = 4  # shadow runs of either kind
 _LOOKS = 40  # ends of visits at which the agent is looked at, at most
 
 
@@ -38,6 +42,8 @@ def audit(
     *,
     at: At = "each",
     mask: FeatureMask = "own",
+    attack: Attack = "none",
+    shadows: int = 16,
     processes: int = 1,
     cache: str | Path | None = None,
     progress: bool = True,
@@ -57,6 +63,9 @@ def audit(
             and look at the agent at every visit's end and every request after the first one as well: `Audit.course`.
         mask: Read the features of mask-based agents through the mask of each task, kept from before its removal
             (``own``), through no mask (``all-ones``), or as the mean over the masks that remain (``mean-live``).
+        attack: Which attack that needs many runs is made as well: ``ulira``, per-example likelihood ratios
+            (`clenv.evaluation.ulira`); the result is `Audit.likelihoods`.
+        shadows: Runs of other seeds of either kind, for that: 16, or 64 for publication.
         processes: How many processes train; 1: this one.
         cache: Folder where counterfactual agents are kept, for later audits too; None: ``$CLENV_CACHE``, or
             ``~/.cache/clenv``.
@@ -74,14 +83,19 @@ def audit(
         ...     print(verdict.step, verdict.claimed, verdict.measured, verdict.holds)
     """
     world = _world(env, at, processes)
+    if attack not in get_args(Attack) or isinstance(shadows, bool) or not isinstance(shadows, int) or shadows < _LEAST:
+        raise SettingsError(
+            f"attack={attack!r}, shadows={shadows!r}: expected one of {', '.join(map(repr, get_args(Attack)))}, and a "
+            f"whole number of at least {_LEAST}"
+        )
     asked = removals(world.recording())
     if not asked:
         return Audit([])
     trainer = Trainer(world, agent, make_agent, cache=cache, processes=processes)
-    plan = _Plan(world, trainer, asked, at, mask)
+    plan = _Plan(world, trainer, asked, at, mask, shadows if attack == "ulira" else 0)
     trainer.train(plan.wanted, progress=progress)
     plan.compare_with(agent)
-    return Audit([hearing.verdict() for hearing in plan.hearings()], plan.course())
+    return Audit([hearing.verdict() for hearing in plan.hearings()], plan.course(), plan.likelihoods())
 
 
 def audit_folder(
@@ -89,6 +103,8 @@ def audit_folder(
     *,
     at: At = "each",
     mask: FeatureMask = "own",
+    attack: Attack = "none",
+    shadows: int = 16,
     processes: int = 1,
     cache: str | Path | None = None,
     progress: bool = True,
@@ -99,6 +115,8 @@ def audit_folder(
         folder: The folder of the run.
         at: See `audit`.
         mask: See `audit`.
+        attack: See `audit`.
+        shadows: See `audit`.
         processes: See `audit`.
         cache: See `audit`; None: ``.counterfactuals`` beside the run's folder.
         progress: See `audit`.
@@ -113,7 +131,17 @@ def audit_folder(
     torch.set_flush_denormal(bool(store.header["flush_denormal"]))
     env, agent, _ = store.restore()
     beside = cache or store.path.parent / ".counterfactuals"
-    return audit(env, agent, at=at, mask=mask, processes=processes, cache=beside, progress=progress)
+    return audit(
+        env,
+        agent,
+        at=at,
+        mask=mask,
+        attack=attack,
+        shadows=shadows,
+        processes=processes,
+        cache=beside,
+        progress=progress,
+    )
 
 
 def _world(env: gymnasium.Env[Any, Any], at: str, processes: int) -> ContinualEnv:
@@ -135,9 +163,10 @@ class _Plan:
     """Which counterfactuals a run's verdicts need, and what they are made of afterwards."""
 
     def __init__(
-        self, env: ContinualEnv, trainer: Trainer, asked: Sequence[Removal], at: str, mask: FeatureMask
+        self, env: ContinualEnv, trainer: Trainer, asked: Sequence[Removal], at: str, mask: FeatureMask, shadows: int
     ) -> None:
         self._env, self._trainer, self._asked, self._mask = env, trainer, asked, mask
+        self._shadows = shadows
         last = env.recording().visits[-1]
         self._last = last.first_step + last.steps - 1
         alone = [(one.step, (one,)) for one in asked]
@@ -164,7 +193,17 @@ class _Plan:
         """All that must be trained."""
         references = [Counterfactual(tuple(stops), gone) for gone, stops in self._stops.items()]
         others = [self._reference(stop, other_seed=True) for stop, _ in self._cases if self._trainer.other_seeds]
-        return [self._main, self._full, *references, *others]
+        shadows = [shadow for stop, _ in self._cases for shadow in (*self._saw(stop), *self._never(stop))]
+        return [self._main, self._full, *references, *others, *shadows]
+
+    def _saw(self, stop: int) -> list[Counterfactual]:
+        """Return the shadow runs that saw what was removed, and were asked to unlearn it."""
+        return [Counterfactual((stop,), requests=True, shadow=number + 1) for number in range(self._shadows)]
+
+    def _never(self, stop: int) -> list[Counterfactual]:
+        """Return the shadow runs that never saw it."""
+        gone = gone_by(self._env.recording(), stop)
+        return [Counterfactual((stop,), gone, shadow=self._shadows + number + 1) for number in range(self._shadows)]
 
     def _reference(self, stop: int, *, other_seed: bool = False) -> Counterfactual:
         gone = gone_by(self._env.recording(), stop)
@@ -196,6 +235,24 @@ class _Plan:
         requests = {one.step for one in self._asked}
         evidence = (self._evidence(stop, tuple(one for one in self._asked if one.step <= stop)) for stop in self._looks)
         return Course(tuple(Glance(each).look(asked=each.stop in requests) for each in evidence))
+
+    def likelihoods(self) -> list[Likelihood]:
+        """Return what the shadow runs tell, by request and removed task; nothing without them."""
+        if not self._shadows:
+            return []
+        found = []
+        for stop, requests in self._cases:
+            runs = {
+                kind: [self._restored(each, stop) for each in shadows]
+                for kind, shadows in (("saw", self._saw(stop)), ("never", self._never(stop)))
+            }
+            found += Shadowed(self._evidence(stop, requests), runs["saw"], runs["never"]).likelihoods()
+        return found
+
+    def _restored(self, counterfactual: Counterfactual, stop: int) -> Agent:
+        agent = self._trainer.fresh(offset=counterfactual.offset)
+        agent.load_state_dict(dict(self._trainer.at(counterfactual, stop)["state"]))
+        return agent
 
     @cached_property
     def _world(self) -> Replay:

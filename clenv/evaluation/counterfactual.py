@@ -44,6 +44,7 @@ MakeAgent = Callable[..., Agent]
 Snapshot = dict[str, Any]
 
 _FORMAT = "clenv counterfactual 1"
+_SHADOWS = 1000  # added to the seeds of shadow runs, beside their numbers
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,19 @@ class Counterfactual:
         without: Numbers of the visits left out.
         requests: Whether the recorded requests are delivered.
         other_seed: Whether the agent has another seed.
+        shadow: Number of a shadow run, whose agent and minibatches have other seeds; 0: it is none.
     """
 
     stops: tuple[int, ...]
     without: frozenset[int] = frozenset()
     requests: bool = False
     other_seed: bool = False
+    shadow: int = 0
+
+    @property
+    def offset(self) -> int:
+        """What is added to the agent's seed."""
+        return _SHADOWS + self.shadow if self.shadow else int(self.other_seed)
 
 
 class World(NamedTuple):
@@ -77,13 +85,15 @@ class World(NamedTuple):
     arguments: Mapping[str, Any]
     recording: Recording
 
-    def replay(self, without: frozenset[int], *, requests: bool) -> Replay:
+    def replay(self, without: frozenset[int], *, requests: bool, shadow: int = 0) -> Replay:
         """Return the recorded stream, to be played without some visits, with or without its requests."""
         scenario, settings = self.scenario, self.settings
         if scenario is None or settings is None:
             made = create(**self.arguments)
             scenario, settings = made.scenario, made.settings
         recording = self.recording if requests else self.recording.without_requests()
+        if shadow:
+            recording = recording._replace(seed=recording.seed + _SHADOWS + shadow)
         return Replay(scenario, settings, recording, without=without)
 
 
@@ -133,13 +143,18 @@ class Trainer:
         own = {name: version for name, version in versions().items() if name != "clenv"}
         computed = (own, self._threads, self._flush, env.settings.device, arithmetic())
         self._identity = repr((_FORMAT, env.fingerprint(), _digest_of_data(env), code, computed))
-        self._agents = {False: digest(_facts(self.fresh()))}
-        if self.other_seeds:
-            self._agents[True] = digest(_facts(self.fresh(other_seed=True)))
+        self._agents: dict[int, str] = {}
 
-    def fresh(self, *, other_seed: bool = False) -> Agent:
-        """Return a fresh agent."""
-        return _fresh(self._make, self._env, self._seed + 1 if other_seed else None)
+    def fresh(self, *, other_seed: bool = False, offset: int = 0) -> Agent:
+        """Return a fresh agent, of its own seed, of another one, or of its own plus an offset."""
+        offset = offset or int(other_seed)
+        return _fresh(self._make, self._env, self._seed + offset if offset else None)
+
+    def _agent(self, offset: int) -> str:
+        """Return a hash of a fresh agent."""
+        if offset not in self._agents:
+            self._agents[offset] = digest(_facts(self.fresh(offset=offset)))
+        return self._agents[offset]
 
     def _world_for_others(self) -> World:
         """Describe the world to other processes: by its registration, if it has one that they can follow."""
@@ -261,7 +276,7 @@ class Trainer:
 
     def _order(self, counterfactual: Counterfactual) -> _Order:
         keys = {stop: self.key(counterfactual, stop) for stop in counterfactual.stops}
-        return _Order(counterfactual, keys, self._seed + 1 if counterfactual.other_seed else None)
+        return _Order(counterfactual, keys, self._seed + counterfactual.offset if counterfactual.offset else None)
 
     def key(self, counterfactual: Counterfactual, stop: int) -> str:
         """Return the hash of all that a counterfactual at a stop is a function of."""
@@ -276,8 +291,9 @@ class Trainer:
         told = (Permanence, UnlearnRequest) if counterfactual.requests else (Permanence,)
         events = [e for e in recording.events if isinstance(e, told) and (ahead is None or e.step < ahead)]
         last = max((visit[-3] + visit[-2] - 1 for visit in shown), default=None)
-        place = (recording.seed, recording.tasks, shown, events if shown else [], last)
-        return digest((self._identity, self._agents[counterfactual.other_seed], repr(place)))
+        seed = recording.seed + (_SHADOWS + counterfactual.shadow if counterfactual.shadow else 0)
+        place = (seed, recording.tasks, shown, events if shown else [], last)
+        return digest((self._identity, self._agent(counterfactual.offset), repr(place)))
 
 
 class _Order(NamedTuple):
@@ -296,7 +312,7 @@ def _trained(world: World, make: MakeAgent, job: _Job, env: ContinualEnv | None)
     counterfactuals = [order.counterfactual for order in job]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ClenvWarning)  # about the stream: said when it was first made
-        replays = [world.replay(each.without, requests=each.requests) for each in counterfactuals]
+        replays = [world.replay(each.without, requests=each.requests, shadow=each.shadow) for each in counterfactuals]
     agents = [_fresh(make, env or replay, order.seed) for replay, order in zip(replays, job, strict=True)]
     stops = [each.stops for each in counterfactuals]
     if len(job) == 1:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from clenv.evaluation.course import Course
 from clenv.evaluation.trio import Trio
+from clenv.evaluation.ulira import Likelihood
 from clenv.evaluation.verdict import Audit, Capacity, Cost, Gap, Verdict
 from clenv.running.checkpoint import write_atomically
 from clenv.running.table import size, table
@@ -148,7 +149,35 @@ def overview(audit: Audit) -> str:
         ]
         for verdict in audit
     ]
-    return table([head, *rows]) + _LEGEND + ("" if audit.course is None else f"\n{course_page(audit.course)}")
+    course = "" if audit.course is None else f"\n{course_page(audit.course)}"
+    likelihoods = f"\n{likelihoods_page(audit.likelihoods)}" if audit.likelihoods else ""
+    return table([head, *rows]) + _LEGEND + course + likelihoods
+
+
+def likelihoods_page(likelihoods: Sequence[Likelihood]) -> str:
+    """Return what shadow runs told, as text."""
+    head = ["after step", "task", "through", "AUC", "by chance", "TPR at 1 %", "at 5 %", "epsilon >=", "this run", ""]
+    rows = [
+        [
+            str(each.step),
+            each.task,
+            each.through,
+            f"{each.auc:.2f}",
+            f"{0.5 - each.half:.2f}-{0.5 + each.half:.2f}",
+            *(f"{rate:.2f}" for rate in each.tpr.values()),
+            f"{each.epsilon:.2f}",
+            f"{each.score:+.1f}",
+            "leaks" if each.leaks else "passed",
+        ]
+        for each in likelihoods
+    ]
+    return (
+        "Likelihood ratios of single examples (U-LiRA)\n"
+        + table([head, *rows])
+        + f"\nOf {likelihoods[0].shadows} runs of other seeds that unlearned and as many that never saw, each told by\n"
+        "the others. This run: summed log ratio, above 0 it is taken for one that saw. Population attacks, above, are\n"
+        "the weakest of all.\n"
+    )
 
 
 def course_page(course: Course) -> str:

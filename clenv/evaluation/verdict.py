@@ -16,6 +16,7 @@ from clenv.evaluation.course import Course
 from clenv.evaluation.distances import gap_closed
 from clenv.evaluation.relearning import Relearning
 from clenv.evaluation.trio import Trio
+from clenv.evaluation.ulira import Likelihood
 from clenv.events import Exactness
 from clenv.running import checkpoint
 from clenv.running.checkpoint import finite, write_atomically
@@ -224,11 +225,14 @@ class Audit(Sequence[Verdict]):
     Args:
         verdicts: One a request.
         course: What was seen over the whole stream; None: it was not looked at.
+        likelihoods: What shadow runs told, by request, task and what was looked at; nothing without them.
     """
 
-    def __init__(self, verdicts: Sequence[Verdict], course: Course | None = None) -> None:
+    def __init__(
+        self, verdicts: Sequence[Verdict], course: Course | None = None, likelihoods: Sequence[Likelihood] = ()
+    ) -> None:
         self._verdicts = tuple(verdicts)
-        self.course = course
+        self.course, self.likelihoods = course, tuple(likelihoods)
 
     @property
     def holds(self) -> bool:
@@ -254,6 +258,8 @@ class Audit(Sequence[Verdict]):
         content = {"format": FORMAT, "holds": self.holds, "verdicts": [verdict.to_plain() for verdict in self]}
         if self.course is not None:
             content["course"] = self.course.to_plain()
+        if self.likelihoods:
+            content["likelihoods"] = [each.to_plain() for each in self.likelihoods]
         text = json.dumps(content, indent=2, allow_nan=False) + "\n"
         write_atomically(Path(path), lambda file: file.write_text(text))
 
@@ -272,7 +278,9 @@ class Audit(Sequence[Verdict]):
             raise CheckpointError(f"{path} was not written by this version of clenv: expected format {FORMAT!r}")
         answers = checkpoint.load(Path(path).with_suffix(".pt"))["answers"]
         course = Course.from_plain(content["course"]) if "course" in content else None
-        return cls([Verdict.from_plain(*pair) for pair in zip(content["verdicts"], answers, strict=True)], course)
+        likelihoods = [Likelihood.from_plain(each) for each in content.get("likelihoods", ())]
+        verdicts = [Verdict.from_plain(*pair) for pair in zip(content["verdicts"], answers, strict=True)]
+        return cls(verdicts, course, likelihoods)
 
 
 def _attack(plain: Mapping[str, Any]) -> dict[str, Any]:

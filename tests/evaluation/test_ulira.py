@@ -1,0 +1,104 @@
+"""U-LiRA: its arithmetic by hand, both controls, and one kept example's worth of difference."""
+
+import math
+
+import cheaters  # noqa: F401  # registers the world
+import numpy as np
+import pytest
+import torch
+
+import clenv
+from clenv.evaluation.audit import Audit
+from clenv.evaluation.page import overview
+from clenv.evaluation.ulira import Likelihood, _epsilon, _rate_at, attack, log_odds
+from clenv.world.requests import Script, unlearn
+
+SMALL = {"hidden": (16,), "learning_rate": 0.01}
+
+
+def test_log_odds_by_hand():
+    odds = log_odds(torch.tensor([[2.0, 0.0, 0.0], [1e4, 0.0, 0.0]]), torch.tensor([0, 1]))
+    p = math.exp(2) / (math.exp(2) + 2)
+    assert odds.tolist() == pytest.approx([math.log(p / (1 - p)), -30.0])
+
+
+def draws(shift, n=12, examples=40, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(shift, 1, (n, examples)), rng.normal(0, 1, (n, examples)), rng.normal(shift, 1, examples)
+
+
+def test_kinds_that_differ_are_told_apart_and_equal_ones_are_not():
+    found = attack(*draws(1.0))
+    assert found["auc"] == 1.0
+    assert found["score"] > 0
+    assert found["epsilon"] > 0.5
+    equal = [attack(*draws(0.0, seed=seed))["auc"] for seed in range(20)]
+    assert np.mean(equal) == pytest.approx(0.5, abs=0.1)
+
+
+def test_the_most_telling_examples_are_named():
+    saw, never, audited = draws(0.0)
+    saw[:, 7] += 4
+    assert attack(saw, never, audited)["at_risk"][0] == 7
+
+
+def test_rates_and_epsilon_by_hand():
+    assert _rate_at(np.array([3.0, 2.0, 1.0, 0.0]), np.array([1.5, 0.5, 0.5, 0.5]), 0.05) == 0.5
+    assert _rate_at(np.array([3.0, 2.0, 1.0, 0.0]), np.array([1.5, 0.5, 0.5, 0.5]), 0.25) == 0.75
+    low, high = 0.975**0, 1 - 0.025 ** (1 / 16)  # 0 of 16 false alarms: 1 - tail^(1/n)
+    assert low == 1.0
+    hits = 0.025 ** (1 / 16)  # 16 of 16 hits
+    assert _epsilon(16, 0, 16) == pytest.approx(math.log(hits / high))
+    assert _epsilon(0, 0, 16) == 0.0
+    assert _epsilon(8, 8, 16) == 0.0
+
+
+def audited(agent, shadows=6, **options):
+    requests = Script((unlearn(0, step=35),))
+    env = clenv.make("audited/Blobs-v0", requests=requests)
+    learner = clenv.make_agent(agent, env, seed=0, **(options or SMALL))
+    env.reset(seed=0)
+    while env.timeline.finished is None:
+        env.step(learner)
+    return clenv.audit(env, learner, attack="ulira", shadows=shadows, progress=False)
+
+
+@pytest.fixture(autouse=True)
+def _cache(monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("CLENV_CACHE", str(tmp_path_factory.getbasetemp() / "shadows"))
+
+
+def by_look(audit):
+    return {each.through: each for each in audit.likelihoods}
+
+
+def test_both_controls(tmp_path):
+    exact = by_look(audited("independent"))
+    nothing = audited("do-nothing", options=("hidden=(16,)", "learning_rate=0.01"))
+    found = by_look(nothing)
+    assert found["own answers"].auc == 1.0
+    assert found["own answers"].leaks
+    assert found["own answers"].score > 0
+    assert not exact["own answers"].leaks
+    assert not exact["probe"].leaks
+    assert exact["own answers"].shadows == 6
+    assert "U-LiRA" in overview(nothing)
+    nothing.save(tmp_path / "audit.json")
+    assert Audit.load(tmp_path / "audit.json").likelihoods == nothing.likelihoods
+    assert isinstance(nothing.likelihoods[0], Likelihood)
+
+
+def test_shadows_are_trained_once(monkeypatch):
+    first = audited("independent", shadows=4)
+    played = []
+    from clenv.evaluation import counterfactual
+
+    monkeypatch.setattr(counterfactual, "play", lambda *arguments: played.append(arguments) or iter(()))
+    monkeypatch.setattr(counterfactual, "play_together", lambda *arguments: played.append(arguments) or iter(()))
+    assert audited("independent", shadows=4).likelihoods == first.likelihoods
+    assert played == []
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(clenv.SettingsError, match="at least 4"):
+        audited("independent", shadows=1)
