@@ -15,7 +15,7 @@ from clenv.bench.leaderboards import is_logarithmic, overall_part, scale_of
 from clenv.bench.run_part import cost_rows, run_part
 from clenv.bench.scenario_part import scenario_part
 from clenv.bench.standings import rankings
-from clenv.bench.unlearning_part import course_rows, group_row, receipt_rows, verdict_rows
+from clenv.bench.unlearning_part import course_rows, group_row, likelihood_rows, receipt_rows, verdict_rows
 
 EARLY = 10
 _STATES: tuple[State, ...] = ("finished", "diverged", "failed", "unfinished")
@@ -47,6 +47,7 @@ def page(bench: Bench) -> dict[str, Any]:
         "few": min(ranking.streams for ranking in tables) < 6,
         "verdicts": [row for run in bench.runs for row in verdict_rows(run, order)],
         "courses": [row for run in bench.runs for row in course_rows(run, order)],
+        "likelihoods": [row for run in bench.runs for row in likelihood_rows(run, order)],
         "groups": [group_row(group, order) for group in groups(bench)],
         "receipts": [row for run in bench.runs if run.audit is None for row in receipt_rows(run, order)],
         "costs": [row for s in bench.scenarios for row in cost_rows(bench, s, best[s], order)],

@@ -152,8 +152,12 @@ def _records(place: Path, job: Job) -> Records:
 
 def _judge(place: Path, job: Job) -> None:
     """Audit a finished run; what is trained for it is shared by all runs of the bench."""
-    assert job.audit.at != "never"
-    audit_folder(place, at=job.audit.at, mask=job.audit.mask, progress=False).save(_audit(place))
+    options = job.audit
+    assert options.at != "never"
+    found = audit_folder(
+        place, at=options.at, mask=options.mask, attack=options.attack, shadows=options.shadows, progress=False
+    )
+    found.save(_audit(place))
     (place / "failure.json").unlink(missing_ok=True)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, Literal
 
-from annotated_types import MinLen
+from annotated_types import Ge, MinLen
 
 from clenv.arithmetic import Arithmetic
 from clenv.evaluation.masks import FeatureMask
@@ -73,6 +73,10 @@ class AuditOptions:
     look at every visit's end too."""
     mask: FeatureMask = "own"
     """Through which mask the features of mask-based agents are read."""
+    attack: Literal["none", "ulira"] = "none"
+    """An attack that needs many runs: likelihood ratios of single examples."""
+    shadows: Annotated[int, Ge(4)] = 16
+    """Runs of other seeds of either kind, for that."""
     agents: Annotated[tuple[str, ...], MinLen(1)] | None = None
     """Labels of the agents that are audited; none: all."""
 

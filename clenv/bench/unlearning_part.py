@@ -41,6 +41,25 @@ def course_rows(run: Run, order: Mapping[str, int]) -> list[dict[str, Any]]:
     ]
 
 
+def likelihood_rows(run: Run, order: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return a row for each request of a run and each look that an attacker with shadow runs took."""
+    return [
+        {
+            **place_of(run, order),
+            "step": each.step,
+            "task": each.task,
+            "through": each.through,
+            "auc": number(each.auc, 2),
+            "chance": f"{0.5 - each.half:.2f}-{0.5 + each.half:.2f}",
+            "rate": number(each.tpr["5%"], 2),
+            "epsilon": number(each.epsilon, 2),
+            "shadows": each.shadows,
+            "leaks": each.leaks,
+        }
+        for each in (() if run.audit is None else run.audit.likelihoods)
+    ]
+
+
 def _verdict(verdict: Verdict) -> dict[str, Any]:
     faster = [number(again.ratio, 2) for again in verdict.relearning.values()]
     found = [attack.verdict for attack in verdict.attacks.values()]
