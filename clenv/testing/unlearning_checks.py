@@ -30,11 +30,15 @@ from clenv.testing.worlds import (
 from clenv.world.requests import RandomRequests, Script, unlearn
 
 CHECKS = Table[Subject]()
+_SHORT = 3  # steps of a visit that has a first, a middle and a last one
 
 
 def _claims(level: Exactness) -> Callable[[Subject], bool]:
     """Return whether a subject claims at least a level; a claim that is no level is for another check to find."""
     return lambda subject: isinstance(subject.cls.unlearning, Exactness) and subject.cls.unlearning >= level
+
+
+_SHORT = 3  # steps of a visit that has a first, a middle and a last one
 
 
 @CHECKS.add
@@ -44,12 +48,12 @@ def requests_at_any_step_are_served(subject: Subject) -> None:
     The stream then goes on; or it ends there, after the first step of a visit, or after its last one.
     """
     schedule = (0, 1, 0, 2)
-    for step in range(len(schedule) * ROUND):
-        for task in sorted({schedule[played // ROUND] for played in range(step + 1)}):
+    for step in range(len(schedule) * _SHORT):
+        for task in sorted({schedule[played // _SHORT] for played in range(step + 1)}):
             requests = Script((unlearn(task, step=step),))
-            ends = [step + 1] if (step + task) % ROUND != 1 else []
+            ends = [step + 1] if step % _SHORT != 1 else []
             for horizon in (*ends, None):
-                env = subject.env(schedule=schedule, requests=requests, horizon=horizon)
+                env = subject.env(schedule=schedule, round_length=_SHORT, requests=requests, horizon=horizon)
                 _check_receipts(subject, subject.live(env))
 
 

@@ -6,9 +6,12 @@ _REPLAY = {"removal_steps": 2, "capacity": 50}
 _EPISODES = {**_REPLAY, "segment_examples": 10}
 _OFFLINE = {"epochs": 1}
 QUICK = {
-    **dict.fromkeys(("hnet", "hnet-ent", "hnet-online"), _HNET),
+    **dict.fromkeys(("hnet", "hnet-ent", "hnet-online", "uncle"), _HNET),
     **dict.fromkeys(("hnet-r", "hnet-tir"), _HNET_REPLAY),
     **dict.fromkeys(("er", "der", "derpp"), _REPLAY),
     **dict.fromkeys(("agem", "gem"), _EPISODES),
     **dict.fromkeys(("joint", "gdumb"), _OFFLINE),
+    **dict.fromkeys(("ascend", "uniform", "reinit-all", "newton"), {"steps": 4}),
+    "ctr": {"hidden": (12, 10), "width": 8},
+    "pall": {"steps": 3, "memory": 10},
 }
