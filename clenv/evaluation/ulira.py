@@ -6,9 +6,10 @@ First Principles*, IEEE S&P 2022.
 
 Shadow runs of other seeds, of agent and of minibatches, live through the recorded stream: N saw the task and were
 asked to unlearn it, N never saw it. For each of the task's training examples a Gaussian is fitted to the log odds of
-its label under either kind; a run is scored by the summed log ratio of the two, each run by Gaussians of all others.
-For an agent that unlearns exactly, both kinds are the same but for the seeds, and the area under the ROC curve is 1/2;
-for one that does nothing it is near 1.
+its label under either kind, and a run is scored by the summed log ratio of the two. Pairs of a run of either kind are
+compared, each by Gaussians of all the others: leaving out single runs would let equal kinds look different, the wrong
+way round. For an agent that unlearns exactly, both kinds are the same but for the seeds, and the area under the ROC
+curve is 1/2; for one that does nothing it is near 1.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clenv.evaluation.membership import auc
 from clenv.running.checkpoint import finite
 
 Values = NDArray[np.float64]
@@ -40,7 +41,7 @@ class Likelihood:
         task: Removed task.
         through: What the attacker looks at: the agent's own answers, or a probe on its features.
         shadows: Runs of either kind, N.
-        auc: Area under the ROC curve of the scores of runs, each scored by the others.
+        auc: Area under the ROC curve: share of pairs in which the run that saw the task has the higher score.
         half: Half of the 95 % interval that an attacker without knowledge would have, by chance.
         tpr: True-positive rates at false-positive rates of 1 % and 5 %; with N runs no better known than 1 / N.
         epsilon: Lower bound, at 95 %, of the epsilon of an (epsilon, 0)-indistinguishability (Clopper and Pearson).
@@ -98,17 +99,23 @@ def attack(saw: Values, never: Values, audited: Values) -> dict[str, Any]:
         never: Of each run that never saw it, shape ``(N, n)``.
         audited: Of the audited run, shape ``(n,)``.
     """
-    inside = np.array([_ratio(row, np.delete(saw, k, 0), never) for k, row in enumerate(saw)])
-    outside = np.array([_ratio(row, saw, np.delete(never, k, 0)) for k, row in enumerate(never)])
-    scores = inside.sum(1), outside.sum(1)
     n = len(saw)
+    pairs = np.zeros((2, n, n))
+    told = np.zeros((2, saw.shape[1]))  # summed log ratios of each example, by kind
+    for i, j in product(range(n), repeat=2):
+        others = np.delete(saw, i, 0), np.delete(never, j, 0)
+        for kind, row in enumerate((saw[i], never[j])):
+            ratio = _ratio(row, *others)
+            pairs[kind, i, j] = ratio.sum()
+            told[kind] += ratio
+    scores = pairs[0].mean(1), pairs[1].mean(0)
     return {
-        "auc": auc(*scores),
+        "auc": float(((pairs[0] > pairs[1]) + 0.5 * (pairs[0] == pairs[1])).mean()),
         "half": 1.96 * math.sqrt((2 * n + 1) / (12 * n * n)),
         "tpr": {f"{rate:.0%}": _rate_at(*scores, rate) for rate in (0.01, 0.05)},
         "epsilon": _epsilon(int((scores[0] > 0).sum()), int((scores[1] > 0).sum()), n),
         "score": float(_ratio(audited, saw, never).sum()),
-        "at_risk": tuple((outside.mean(0) - inside.mean(0)).argsort(kind="stable")[:_RISKY].tolist()),
+        "at_risk": tuple((told[1] - told[0]).argsort(kind="stable")[:_RISKY].tolist()),
         "shadows": n,
     }
 

@@ -36,6 +36,16 @@ def test_kinds_that_differ_are_told_apart_and_equal_ones_are_not():
     assert np.mean(equal) == pytest.approx(0.5, abs=0.1)
 
 
+def test_equal_kinds_do_not_look_different_where_examples_move_together():
+    """Runs that differ by one number, in all examples alike: leaving out single runs would give areas near 0."""
+    areas = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        saw, never = (rng.normal(0, 1, (6, 1)) + 0.1 * rng.normal(0, 1, (6, 30)) for _ in range(2))
+        areas.append(attack(saw, never, saw[0])["auc"])
+    assert np.mean(areas) == pytest.approx(0.5, abs=0.1)
+
+
 def test_the_most_telling_examples_are_named():
     saw, never, audited = draws(0.0)
     saw[:, 7] += 4
