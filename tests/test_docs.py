@@ -62,5 +62,5 @@ def test_many_seeds_in_the_tutorial(capsys):
 def test_the_comparison_in_the_tutorial(tmp_path):
     script = [sys.executable, str(ROOT / "examples/tutorial/comparison.py")]
     done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, check=True)  # noqa: S603
-    assert "9 runs, 3 agents" in done.stdout
+    assert "6 runs, 3 agents" in done.stdout
     assert "needs no network" in done.stdout

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from clenv.agents.networks.backbone import Backbone, initial_affine
 from clenv.agents.networks.stack import Stack
 from clenv.agents.networks.units import Role, Units
+from clenv.arithmetic import square_root
 
 _NARROW = 32  # width within a capsule, and of the router
 
@@ -75,14 +76,17 @@ def stages_of(backbone: Backbone) -> list[Stage]:
     if not ends or ends[-1] != len(backbone.layers):
         return [Stage(backbone, 0)]
     cut = [backbone.layers[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-    starts = [len(backbone.kinds) * start for start in [0, *ends[:-1]]]
-    return [Stage(replace(backbone, layers=part, width=part[-1].units), s) for part, s in zip(cut, starts, strict=True)]
+    parts = zip(cut, [0, *ends[:-1]], strict=True)
+    return [
+        Stage(replace(backbone, layers=part, width=part[-1].units, first=first), len(backbone.kinds) * first)
+        for part, first in parts
+    ]
 
 
 def squash(u: Tensor) -> Tensor:
     """Return vectors with their direction and a length below 1: ``|u|^2 / (1 + |u|^2) u / |u|`` (0 at 0)."""
     square = (u * u).sum(-1, keepdim=True)
-    return u * (square.clamp_min(1e-12).sqrt() / (1 + square))
+    return u * (square_root(square.clamp_min(1e-12)) / (1 + square))
 
 
 def gumbel_gate(logits: Tensor, generator: torch.Generator) -> Tensor:

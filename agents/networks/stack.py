@@ -96,6 +96,7 @@ class Stack(Layered):
         normalise: How pre-activations are normalised.
         dropout: Probability with which a unit is dropped in learning.
         mask_at: Whether unit masks act before the activation or after it.
+        first: Number of its first layer, in a larger network, from 0.
     """
 
     layers: tuple[Layer, ...]
@@ -105,6 +106,7 @@ class Stack(Layered):
     normalise: Normalise = "none"
     dropout: float = 0.0
     mask_at: MaskAt = "after"
+    first: int = 0
 
     @property
     def features(self) -> int:
@@ -193,7 +195,7 @@ class Stack(Layered):
             if generator is not None and self.dropout:
                 kept = torch.rand(h.shape, generator=generator).to(h.device) >= self.dropout
                 h = h * kept / (1 - self.dropout)
-            note(h[0] if h.dim() == 3 else h, "layer", number + 1)
+            note(h[0] if h.dim() == 3 else h, "layer", self.first + number + 1)
         return h if self.layers and self.layers[-1].kind == "dense" else h.flatten(1)
 
     def activate(self, layer: Layer, z: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property, partial
 
+import torch
+
 from clenv.agent import Agent
 from clenv.evaluation.case import Case, mean_of
 from clenv.evaluation.distances import in_batches
@@ -12,6 +14,7 @@ from clenv.evaluation.levels import Scores
 from clenv.evaluation.membership import (
     Attack,
     Head,
+    by_prototypes,
     halves,
     linear_probe,
     membership_attack,
@@ -26,6 +29,8 @@ _TEST = 1000  # held-out inputs of each task that are measured
 _LINEAR = 0.999  # share of the answers' variance that a kept head must explain
 _LEAST_PROBE = 20  # held-out examples that a probe is fitted on, at least
 _RELEARN = 100  # steps of a fresh visit
+_PROTOTYPES = (1, 5, 10)  # examples of each class that an attacker has
+_LEAST_ATTACKED = 5  # examples on either side of an attack
 
 
 class Attacks(Case):
@@ -86,6 +91,43 @@ class Attacks(Case):
     def _retained_head(self) -> Trio | None:
         scores = self._through.values()
         return Trio(**{name: mean_of([s[name].accuracy for s in scores]) for name in self._trio}) if scores else None
+
+    @cached_property
+    def _prototypes(self) -> dict[str, Trio]:
+        """Accuracies by nearest mean features (Ha, Park, Yoon, ICML 2026, arXiv 2506.01318), by examples a class."""
+        found: dict[str, list[dict[str, float]]] = {}
+        for task in self._heads:
+            (x, y), (unseen, labels) = self._members(task), self._env.examples(task, "test", _TEST)
+            looks = {name: [self._features(a, task, each) for each in (x, unseen)] for name, a in self._trio.items()}
+            for count in _PROTOTYPES:
+                if min(int((y == c).sum()) for c in set(y.tolist())) >= count:
+                    scores = {
+                        name: by_prototypes(known, y, test, labels, count)
+                        for name, (known, test) in looks.items()
+                        if known is not None and test is not None
+                    }
+                    found.setdefault(str(count), []).append(scores)
+        return {
+            count: Trio(**{name: mean_of(scores[name] for scores in each) for name in self._trio})
+            for count, each in found.items()
+        }
+
+    @cached_property
+    def _exposure(self) -> Trio | None:
+        """Mean area of membership attacks on what remains (after TC-UMIA, arXiv 2605.01129), by the agents' answers."""
+        found: list[dict[str, float]] = []
+        for task in self._remaining:
+            visits = [number for number, visit in self._visits if visit.task == task and number not in self._gone]
+            rows = torch.unique(torch.cat([self._env.rows_shown(number) for number in visits]))[:_TEST]
+            (x, y), (unseen, labels) = self._rows(task, rows), self._env.examples(task, "test", _TEST)
+            if min(len(y), len(labels)) >= _LEAST_ATTACKED:
+                answers = {
+                    name: [self._outputs(a, task, each) for each in (x, unseen)] for name, a in self._trio.items()
+                }
+                found.append(
+                    {name: membership_attack(own, y, other, labels).auc for name, (own, other) in answers.items()}
+                )
+        return Trio(**{name: mean_of(each[name] for each in found) for name in self._trio}) if found else None
 
     @cached_property
     def _attacks(self) -> dict[str, Membership]:

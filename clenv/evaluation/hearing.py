@@ -11,6 +11,8 @@ from clenv.evaluation.levels import better, worse
 from clenv.evaluation.verdict import Verdict
 
 _FAST = 0.5  # ratio of relearning times below which knowledge was left
+_PROTOTYPE = 0.1  # accuracy above the reference's from which prototypes tell something
+_EXPOSED = 0.1  # area above the reference's from which remaining tasks are exposed
 
 
 class Hearing(Claims, Distances, Costs):
@@ -41,6 +43,8 @@ class Hearing(Claims, Distances, Costs):
             identical=self._parameters[1],
             accuracy=self._accuracy,
             retained_head=self._retained_head,
+            prototypes=self._prototypes,
+            staying=self._exposure,
             attacks=self._attacks,
             relearning=self._relearning,
             accuracy_difference=mean_of(differences.values()),
@@ -71,6 +75,7 @@ class Hearing(Claims, Distances, Costs):
             if better(main, reference):
                 known = f"accuracy {main.accuracy:.2f}, reference {reference.accuracy:.2f}"
                 found.append(f"through the head it had, the backbone still knows {self._name(task)} ({known})")
+        found += self._other_leaks()
         found += [
             f"membership can be inferred through {name}" for name, a in self._attacks.items() if a.verdict == "leaks"
         ]
@@ -80,4 +85,16 @@ class Hearing(Claims, Distances, Costs):
                     f"{name} is learned again in {relearning.steps} steps, "
                     f"the reference needs {relearning.words(relearning.reference_steps)}"
                 )
+        return found
+
+    def _other_leaks(self) -> list[str]:
+        """Return what prototypes give away, and who else is exposed."""
+        found = []
+        for count, trio in self._prototypes.items():
+            if trio.main - trio.reference > _PROTOTYPE:
+                known = f"accuracy {trio.main:.2f}, reference {trio.reference:.2f}"
+                found.append(f"{count} examples a class are enough to recognise the tasks again ({known})")
+        if self._exposure is not None and self._exposure.main - max(self._exposure.reference, 0.5) > _EXPOSED:
+            known = f"area {self._exposure.main:.2f}, reference {self._exposure.reference:.2f}"
+            found.append(f"the request exposed whose examples the remaining tasks were learned from ({known})")
         return found

@@ -209,6 +209,23 @@ Head = Callable[[Tensor], Tensor]
 """Maps features, shape ``(n, d)``, to logits or values, shape ``(n, outputs)``, in float64."""
 
 
+def by_prototypes(known: Tensor, y: Tensor, features: Tensor, labels: Tensor, count: int) -> float:
+    """Return the accuracy of taking the class whose mean feature is nearest, by cosine.
+
+    Args:
+        known: Features of training examples, shape ``(n, d)``; the first ``count`` of each class are used.
+        y: Their classes.
+        features: Features of held-out examples.
+        labels: Their classes.
+        count: Examples a class.
+    """
+    y, labels = y.cpu(), labels.cpu()
+    classes = torch.tensor(sorted(set(y.tolist())))
+    means = torch.stack([F.normalize(known.cpu()[y == c][:count].double(), dim=1).mean(0) for c in classes])
+    nearest = (F.normalize(features.cpu().double(), dim=1) @ F.normalize(means, dim=1).T).argmax(1)
+    return float((classes[nearest] == labels).double().mean())
+
+
 def retained_head(features: Tensor, outputs: Tensor) -> tuple[Head, float]:
     """Return the linear head that an agent had, from what a copy of it said before it was asked to unlearn.
 

@@ -74,6 +74,9 @@ def _figures(verdict: Verdict) -> str:
         "the same through the head it had": verdict.retained_head,
     }
     rows += [_trio(name, trio, "") for name, trio in trios.items() if trio is not None and not math.isnan(trio.main)]
+    rows += [_trio(f"the same by {n} examples a class", trio, "") for n, trio in verdict.prototypes.items()]
+    if verdict.staying is not None:
+        rows.append(_trio("membership AUC, tasks that remain", verdict.staying, ""))
     for name, attack in verdict.attacks.items():
         low, high = attack.auc_chance
         rows.append(_trio(f"membership AUC, {name}", attack.auc, f"chance {low:.2f}-{high:.2f}: {attack.verdict}"))

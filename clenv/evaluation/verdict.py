@@ -21,7 +21,7 @@ from clenv.events import Exactness
 from clenv.running import checkpoint
 from clenv.running.checkpoint import finite, write_atomically
 
-FORMAT = "clenv audit 2"
+FORMAT = "clenv audit 3"
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,9 @@ class Verdict:
         identical: Share of the parameters that equal the reference's bit for bit; of the reference itself 1.
         accuracy: On held-out data of the removed tasks, as the agents answer; nan for regression.
         retained_head: The same through the output head that existed before the request, kept by an attacker.
+        prototypes: Accuracy on the removed tasks of an attacker who has a few training examples of each class, and
+            takes the class whose mean feature is nearest, by the number of examples.
+        staying: Mean area of membership attacks on the tasks that remain: unlearning must not expose them.
         attacks: Membership attacks, by the head through which the attacker looks.
         relearning: A fresh visit of each removed task, by name.
         accuracy_difference: AD: mean over R(t) of accuracy minus the full agent's; positive: forgetting freed capacity.
@@ -163,6 +166,8 @@ class Verdict:
     identical: Trio | None = None
     accuracy: Trio | None = None
     retained_head: Trio | None = None
+    prototypes: Mapping[str, Trio] = field(default_factory=dict)
+    staying: Trio | None = None
     attacks: Mapping[str, Membership] = field(default_factory=dict)
     relearning: Mapping[str, Relearning] = field(default_factory=dict)
     accuracy_difference: float = math.nan
@@ -201,12 +206,14 @@ class Verdict:
         values["attacks"] = {
             name: _record(Membership, {**attack, **_attack(attack)}) for name, attack in values["attacks"].items()
         }
+        values["prototypes"] = {name: _record(Trio, trio) for name, trio in values["prototypes"].items()}
         values["relearning"] = {name: _record(Relearning, record) for name, record in values["relearning"].items()}
         kinds = {
             "parameters": Gap,
             "identical": Trio,
             "accuracy": Trio,
             "retained_head": Trio,
+            "staying": Trio,
             "cost": Cost,
         }
         for name, kind in kinds.items():

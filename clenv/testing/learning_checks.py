@@ -50,6 +50,9 @@ _MOMENTS = {0, 1, 4, 10, 11, 15}
 _FEW = {0, 4, 11}
 """Some of them, where looking takes long: at the begin, in a visit, after a request."""
 
+_KILLS = {1, 4, 11, 15}
+"""Those at which something is under way."""
+
 _SEEDS, _HALFWAY = (0, 1), 7  # of a herd; the step before which it is saved and restored
 
 WorldCheck = Callable[[Subject, dict[str, Any]], None]
@@ -346,10 +349,9 @@ def global_generators_are_not_used(subject: Subject, settings: dict[str, Any]) -
 
 
 @CHECKS.add
-@_in_each_world
-def the_state_is_plain(subject: Subject, settings: dict[str, Any]) -> None:
+def the_state_is_plain(subject: Subject) -> None:
     """The state survives torch.save and torch.load(weights_only=True), and makes a fresh agent the same agent."""
-    life = subject.live(subject.env(settings))
+    life = subject.live(subject.env({**subject.worlds[0][1], "requests": EVENTFUL}))
     state = life.agent.state_dict()
     loaded = reloaded(state)
     expect_equal(loaded, state, "the state changed by being saved and loaded")
@@ -384,9 +386,9 @@ def the_state_is_a_copy(subject: Subject) -> None:
 
 
 @CHECKS.add
-@_in_each_world
-def a_copy_goes_on_to_the_same_bits(subject: Subject, settings: dict[str, Any]) -> None:
+def a_copy_goes_on_to_the_same_bits(subject: Subject) -> None:
     """`copy.deepcopy` of environment and agent together, in the middle of a visit: both go on alike, apart."""
+    settings = {**subject.worlds[-1][1], "requests": EVENTFUL}  # a kill and a resume are tried in all
     env = subject.env(settings)
     agent = subject.agent(env)
     env.reset(seed=0)
@@ -417,7 +419,7 @@ def a_killed_run_resumes_bit_for_bit(subject: Subject, settings: dict[str, Any])
     env.reset(seed=0)
     killed = -1
     for step, answer in enumerate(whole["answers"]):
-        if step in _MOMENTS:
+        if step in _KILLS:
             fresh = subject.agent(env)
             fresh.load_state_dict(reloaded(agent.state_dict()))
             env, agent, killed = _resumed(env), fresh, step
@@ -517,7 +519,7 @@ def reports_are_in_range(subject: Subject, settings: dict[str, Any]) -> None:
     env.reset(seed=0)
     gates: dict[int, Mapping[str, Tensor]] = {}
     while env.timeline.finished is None:
-        if env.timeline.step in _MOMENTS:
+        if env.timeline.step in _FEW:
             where = f"before step {env.timeline.step}"
             before = agent.state_dict()
             _check_reports(agent, where)

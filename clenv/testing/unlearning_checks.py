@@ -45,13 +45,13 @@ _SHORT = 3  # steps of a visit that has a first, a middle and a last one
 def requests_at_any_step_are_served(subject: Subject) -> None:
     """A request for each task at each step of a stream, in the middle of visits too, gets a receipt that holds.
 
-    The stream then goes on; or it ends there, after the first step of a visit, or after its last one.
+    The stream then goes on; or it ends there, after the first step of a visit, in it, or after its last one.
     """
     schedule = (0, 1, 0, 2)
     for step in range(len(schedule) * _SHORT):
         for task in sorted({schedule[played // _SHORT] for played in range(step + 1)}):
             requests = Script((unlearn(task, step=step),))
-            ends = [step + 1] if step % _SHORT != 1 else []
+            ends = [step + 1] if (step + task) % _SHORT == 0 else []
             for horizon in (*ends, None):
                 env = subject.env(schedule=schedule, round_length=_SHORT, requests=requests, horizon=horizon)
                 _check_receipts(subject, subject.live(env))

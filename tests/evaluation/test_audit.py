@@ -244,6 +244,8 @@ def test_what_is_kept_outside_the_agent_is_found(judged, name, where, monkeypatc
     [verdict] = judged(f"cheaters:{name}")
     assert (verdict.claimed, verdict.measured) == (Exactness.EXACT, Exactness.UNSUPPORTED)
     assert any(where in place for place in verdict.leftovers), verdict.leftovers
+    if name in {"DefaultKeeper", "TextKeeper"}:  # one search serves both
+        return
     agent = getattr(cheaters, name)
     [check] = [each for each in check_agent(agent, hidden=(16,)) if each.name == "unlearning-leaves-nothing-behind"]
     with pytest.raises(CheckFailure, match=re.escape(where)):

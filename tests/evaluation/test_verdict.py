@@ -30,6 +30,8 @@ def _verdict(**changes):
         "identical": Trio(0.5, 1.0, 0.25),
         "accuracy": Trio(0.5, 0.5, math.nan),
         "retained_head": Trio(0.9, 0.5, 0.95),
+        "prototypes": {"5": Trio(0.9, 0.8, 0.95)},
+        "staying": Trio(0.5, 0.5, math.nan),
         "attacks": {
             "old head": Membership(
                 500, Trio(0.5, 0.5, 0.6), (0.45, 0.55), Trio(0.5, 0.4, math.nan), (0.4, 0.6), "passed"
@@ -55,7 +57,7 @@ def test_a_file_gives_back_what_was_saved(tmp_path):
         {},
     ]
     content = json.loads((tmp_path / "audit.json").read_text())
-    assert content["format"] == "clenv audit 2"
+    assert content["format"] == "clenv audit 3"
     assert content["holds"] is False
     assert content["verdicts"][0]["claimed"] == "EXACT"
     assert content["verdicts"][0]["distances"]["jsd"]["closed"] == pytest.approx(0.75)

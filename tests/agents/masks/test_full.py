@@ -17,7 +17,7 @@ AGENTS = {
     "fg-adahat": ANNEALED,
     "amnesiac-hat": ANNEALED,
     "overlay-hat": ANNEALED,
-    "ctr": {**ANNEALED, "width": 8},
+    "ctr": {**ANNEALED, "width": 4, "capsule": 2, "upper": 2},
     "packnet": {"keep": 0.5, "dense": 2},
     "packnet-grow": {"keep": 0.5, "dense": 2, "grow": 1},
     "wsn": {"keep": 0.3},
