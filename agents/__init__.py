@@ -59,6 +59,7 @@ for _name, _path in {
     "independent": "clenv.agents.references.independent:Independent",
     "joint": "clenv.agents.references.joint:Joint",
     "ksm": "clenv.agents.masks.ksm:KSM",
+    "l2": "clenv.agents.regularisation.l2:L2",
     "lwf": "clenv.agents.regularisation.lwf:LwF",
     "mas": "clenv.agents.regularisation.mas:MAS",
     "meta-mask": "clenv.agents.meta.meta_mask:MetaMask",

@@ -17,7 +17,7 @@ import torch
 
 import clenv
 
-AGENTS = ("finetune", "ewc", "ewc-online", "si", "mas", "lwf", "er", "der", "derpp", "agem", "gem", "hat", "hnet")
+AGENTS = ("finetune", "ewc", "ewc-online", "si", "mas", "l2", "lwf", "er", "der", "derpp", "agem", "gem", "hat", "hnet")
 
 
 def streams() -> dict[str, tuple[str, dict[str, Any]]]:
