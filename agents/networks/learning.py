@@ -157,6 +157,15 @@ class Training(Architecture):
         return sgd(parameters, self.learning_rate, self.momentum, self.weight_decay)
 
 
+@dataclass(frozen=True)
+class Ongoing(Training):
+    """Training by one optimiser that goes on from task to task, unless it is to begin anew."""
+
+    fresh_moments: bool = False
+    """Whether the optimiser begins anew with every visit, as in scripts that make one for each data set; needs announced
+    switches."""
+
+
 @torch.no_grad()
 def distance(parameters: Sequence[Tensor], start: Sequence[Tensor]) -> float:
     """Return ``||a - b|| / ||b||``: how far parameters are from where they started."""

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from clenv.agent import Outcome
 from clenv.agents.networks.backbone import initial_affine
-from clenv.agents.networks.learning import Training
+from clenv.agents.networks.learning import Ongoing
 from clenv.agents.networks.stack import Stack, stack_of
 from clenv.agents.references.finetune import Finetune
 from clenv.fields import Count, Fraction
@@ -43,7 +43,7 @@ class CBP(Finetune):
     """
 
     @dataclass(frozen=True)
-    class Hyperparameters(Training):
+    class Hyperparameters(Ongoing):
         """Of `CBP`."""
 
         replacement: Fraction = 1e-3

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from clenv.agents.networks.backbone import Backbone, affine, initial_affine
 from clenv.agents.networks.flat import Flat, differentiate
-from clenv.agents.networks.learning import TOGETHER, Learner, Training
+from clenv.agents.networks.learning import TOGETHER, Learner, Ongoing
 from clenv.agents.networks.rules import Rule
 from clenv.errors import CapabilityError, SettingsError
+from clenv.events import VisitBegin
 from clenv.rng import torch_generator
 from clenv.settings import StreamSpec
 
@@ -36,7 +37,7 @@ class Finetune(Learner):
     """
 
     @dataclass(frozen=True)
-    class Hyperparameters(Training):
+    class Hyperparameters(Ongoing):
         """Of `Finetune`."""
 
     herds = TOGETHER
@@ -62,6 +63,9 @@ class Finetune(Learner):
                 f"normalise='independent' gives each task its own, but {type(self).__name__} has one head for all "
                 "here: expected paradigm='task' and task_labels='given'"
             )
+        self._anew = isinstance(self._hyper, Ongoing) and self._hyper.fresh_moments
+        if self._anew and not spec.announce_switches:
+            raise CapabilityError("fresh_moments=True begins with every visit: expected announce_switches=True")
         self._together = self._backbone.stacks
         self._rule: Rule = self._hyper.rule()
         self.restart_backbone()
@@ -142,6 +146,14 @@ class Finetune(Learner):
         self.slot = self._slot(task)
         if self.slot not in self.heads:
             self.heads[self.slot] = self._new_head(self.slot)
+
+    def on_visit_begin(self, event: VisitBegin) -> None:
+        """Let the optimiser begin anew, if it is to."""
+        del event
+        if self._anew:
+            for part in (self.shared, *self.heads.values()):
+                part.restart()
+            self._altered = True
 
     def represent(self, members: Sequence[Any], stacks: Sequence[Flat]) -> None:
         """Stand for members of a herd."""

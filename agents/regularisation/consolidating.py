@@ -11,7 +11,7 @@ import torch
 from annotated_types import Ge
 
 from clenv.agent import Outcome
-from clenv.agents.networks.learning import Training
+from clenv.agents.networks.learning import Ongoing
 from clenv.agents.references.finetune import Finetune
 from clenv.events import VisitEnd
 from clenv.fields import Positive
@@ -20,7 +20,7 @@ from clenv.world.segments import Segments, Source
 
 
 @dataclass(frozen=True)
-class Consolidation(Training):
+class Consolidation(Ongoing):
     """Where segments end; the base of the hyperparameters of learners that consolidate."""
 
     segments: Source = "auto"

@@ -13,7 +13,7 @@ from torch import Tensor
 from clenv.agent import Outcome
 from clenv.agents.networks.backbone import affine
 from clenv.agents.networks.flat import Flat, differentiate
-from clenv.agents.networks.learning import Training, values_of
+from clenv.agents.networks.learning import Ongoing, values_of
 from clenv.agents.references.finetune import Finetune
 from clenv.events import Exactness, Receipt, UnlearnRequest
 from clenv.fields import Count, Whole
@@ -145,7 +145,7 @@ class Rehearsing(Finetune):
 
 
 @dataclass(frozen=True)
-class Rehearsal(Training):
+class Rehearsal(Ongoing):
     """What is kept and how much of it is replayed; the base of the hyperparameters of learners that replay."""
 
     capacity: Whole = 500

@@ -132,3 +132,29 @@ def test_a_normalisation_for_each_task_needs_to_know_the_task_and_one_task_a_pas
     for name in ("er", "lwf", "joint"):
         with pytest.raises(SettingsError, match=r"puts examples of several tasks through the network together"):
             clenv.make_agent(name, world(make_tasks(2)), normalise="independent")
+
+
+@pytest.mark.parametrize("name", ["finetune", "er", "ewc"])
+def test_the_optimiser_begins_anew_with_every_visit_if_it_is_to(make_tasks, name):
+    """The second visit's steps are those of an agent with these weights that has taken none; else its moments go on."""
+    ends = []
+    for fresh, forget in ((True, False), (False, True), (False, False)):
+        env = ContinualEnv(make_tasks(2), Settings(batch_size=4, round_length=6, schedule=(0, 1)))
+        env.reset(seed=0)
+        agent = clenv.make_agent(name, env, hidden=(5,), fresh_moments=fresh)
+        for _ in range(6):
+            env.step(agent)
+        if forget:
+            for part in (agent.shared, *agent.heads.values()):
+                part.restart()
+        for _ in range(6):
+            env.step(agent)
+        ends.append([p.detach().clone() for p in agent.shared])
+    assert all(map(torch.equal, ends[0], ends[1]))
+    assert not all(map(torch.equal, ends[0], ends[2]))
+
+
+def test_beginning_anew_needs_announced_switches(make_tasks):
+    env = ContinualEnv(make_tasks(2), Settings(schedule=(0, 1), round_length=4, announce_switches=False))
+    with pytest.raises(CapabilityError, match="announce_switches=True"):
+        clenv.make_agent("finetune", env, fresh_moments=True)
