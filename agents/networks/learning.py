@@ -162,8 +162,8 @@ class Ongoing(Training):
     """Training by one optimiser that goes on from task to task, unless it is to begin anew."""
 
     fresh_moments: bool = False
-    """Whether the optimiser begins anew with every visit, as in scripts that make one for each data set; needs announced
-    switches."""
+    """Whether the optimiser begins anew with every visit, as in scripts that make one for each data set; needs switches
+    that are announced."""
 
 
 @torch.no_grad()
