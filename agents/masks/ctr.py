@@ -101,8 +101,10 @@ class CTR(HAT):
         self._backbone.frozen = self.frozen
         self.plain: Finetune | None = None
         if spec.pretrain_steps:
-            shared = {item.name for item in fields(Finetune.Hyperparameters)}
-            values = {name: getattr(self._hyper, name) for name in shared}
+            own, theirs = (
+                {item.name for item in fields(cls)} for cls in (self.Hyperparameters, Finetune.Hyperparameters)
+            )
+            values = {name: getattr(self._hyper, name) for name in own & theirs}
             self.plain = Finetune(spec, seed=seed, device=device, **values)
 
     def _network(self) -> Plugged:

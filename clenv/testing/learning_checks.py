@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Mapping
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, get_args, get_type_hints
 
 import torch
@@ -58,10 +58,14 @@ _SEEDS, _HALFWAY = (0, 1), 7  # of a herd; the step before which it is saved and
 WorldCheck = Callable[[Subject, dict[str, Any]], None]
 
 
-def _in_each_world(check: WorldCheck) -> Callable[[Subject], None]:
+def _in_each_world(check: WorldCheck, *, timed: bool = True) -> Callable[[Subject], None]:
     """Let a check run in the agent's worlds, on a stream on which everything happens; names the world.
 
     Where outputs can be shared out among classes, a world in which all tasks have all of them shows nothing more.
+
+    Args:
+        check: The check.
+        timed: Whether it matters to it when labels and the ends of visits are told.
     """
 
     @wraps(check)
@@ -69,6 +73,8 @@ def _in_each_world(check: WorldCheck) -> Callable[[Subject], None]:
         worlds = dict(subject.worlds)
         for world, settings in worlds.items():
             if world == "domain-incremental" and "class-incremental" in worlds:
+                continue
+            if not timed and world in {"delayed labels", "unannounced switches"} and len(worlds) > 2:
                 continue
             try:
                 check(subject, {**settings, "requests": EVENTFUL})
@@ -81,6 +87,9 @@ def _in_each_world(check: WorldCheck) -> Callable[[Subject], None]:
                 ) from error
 
     return run
+
+
+_in_each_kind = partial(_in_each_world, timed=False)
 
 
 # Declarations
@@ -178,7 +187,7 @@ class _Formal(Relay):
 
 
 @CHECKS.add
-@_in_each_world
+@_in_each_kind
 def predict_is_pure(subject: Subject, settings: dict[str, Any]) -> None:
     """Predict changes no state, gradient, mode or global generator, keeps no graph, and answers the same twice."""
     env = subject.env(settings)
@@ -229,7 +238,7 @@ def _collect_hidden(value: object, name: str, found: dict[str, Any]) -> None:
 
 
 @CHECKS.add
-@_in_each_world
+@_in_each_kind
 def evaluations_change_nothing(subject: Subject, settings: dict[str, Any]) -> None:
     """A run that is evaluated on the way has the same bits as one that is not."""
     plain = subject.whole(settings)
@@ -337,7 +346,7 @@ def another_seed_gives_other_bits(subject: Subject) -> None:
 
 
 @CHECKS.add
-@_in_each_world
+@_in_each_kind
 def global_generators_are_not_used(subject: Subject, settings: dict[str, Any]) -> None:
     """A run neither reads nor advances the global generators of Python, NumPy and torch."""
     with global_generators(1):
@@ -508,7 +517,7 @@ def memory_is_flat(subject: Subject) -> None:
 
 
 @CHECKS.add
-@_in_each_world
+@_in_each_kind
 def reports_are_in_range(subject: Subject, settings: dict[str, Any]) -> None:
     """Figures are numbers, capacity and pictures lie in [0, 1], and features are (rows, d) and as pure as predict.
 

@@ -47,7 +47,7 @@ def requests_at_any_step_are_served(subject: Subject) -> None:
 
     The stream then goes on; or it ends there, after the first step of a visit, in it, or after its last one.
     """
-    schedule = (0, 1, 0, 2)
+    schedule = (0, 1, 0)
     for step in range(len(schedule) * _SHORT):
         for task in sorted({schedule[played // _SHORT] for played in range(step + 1)}):
             requests = Script((unlearn(task, step=step),))

@@ -31,7 +31,7 @@ TASKS = 100
 
 @pytest.mark.parametrize("name", AGENTS)
 def test_until_nothing_is_free(make_tasks, name):
-    settings = Settings(batch_size=4, round_length=3, schedule=tuple(range(TASKS)))
+    settings = Settings(batch_size=4, round_length=2, schedule=tuple(range(TASKS)))
     env = ContinualEnv(make_tasks(TASKS), settings)
     env.reset(seed=0)
     agent = clenv.make_agent(name, env, hidden=(12, 10), learning_rate=0.01, **AGENTS[name])
